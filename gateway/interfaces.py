@@ -1,0 +1,221 @@
+"""The contracts between the layers, and the plugin interfaces of third parties.
+
+Every asynchronous method returns a Deferred; whoever called it may cancel it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.plugin import IPlugin
+from zope.interface import Attribute, Interface
+
+from gateway.model import (
+    Device,
+    DeviceToken,
+    Message,
+    ModelInfo,
+    RunEvent,
+    RunRecord,
+    RunRequest,
+    RunResult,
+    Session,
+    SessionPage,
+    SessionQuery,
+    TurnEnd,
+)
+
+
+class IClock(IReactorTime):
+    """Time, injected: ``seconds()`` never goes back, ``now_ms()`` is the wall clock."""
+
+    def now_ms() -> int:
+        """Return milliseconds since the epoch."""
+
+
+class IEntropy(Interface):
+    """Randomness, injected."""
+
+    def token_bytes(size: int) -> bytes:
+        """Return ``size`` unpredictable bytes."""
+
+    def uuid4() -> str:
+        """Return a random UUID as lower-case text."""
+
+    def fraction() -> float:
+        """Return a number in [0, 1), for jitter."""
+
+
+class IStore(IService):
+    """Persistent state. One transaction per method; each raises :class:`gateway.errors.StoreError`."""
+
+    def open() -> None:
+        """Open or create the database, before the reactor runs. Raises StartError."""
+
+    def get_session(key: str) -> Deferred[Session | None]:
+        """Return the session under a canonical key."""
+
+    def get_session_by_id(session_id: str) -> Deferred[Session | None]:
+        """Return the session with this id."""
+
+    def find_sessions(query: SessionQuery) -> Deferred[SessionPage]:
+        """Return one page of sessions."""
+
+    def update_session(
+        key: str, change: Callable[[Session | None], Session | None]
+    ) -> Deferred[Session | None]:
+        """Replace a session by ``change(current)`` in one transaction; ``None`` leaves it as it is.
+
+        ``change`` is pure and may run in another thread. The store sets ``version``. What ``change``
+        raises fails the Deferred, and nothing is written. Returns what is stored afterwards.
+        """
+
+    def delete_session(key: str, *, delete_transcript: bool) -> Deferred[bool]:
+        """Delete a session; return whether there was one."""
+
+    def append_messages(
+        session_id: str, messages: Sequence[Message]
+    ) -> Deferred[tuple[Message, ...]]:
+        """Append to a transcript; return the messages with the ``seq`` given to them."""
+
+    def list_messages(
+        session_id: str, *, limit: int, before_seq: int | None = None, offset: int = 0
+    ) -> Deferred[tuple[Message, ...]]:
+        """Return the newest messages (before ``before_seq``, after leaving out ``offset``), oldest first."""
+
+    def count_messages(session_id: str) -> Deferred[int]:
+        """Return how many messages a transcript holds."""
+
+    def accept_turn(
+        run: RunRecord, change: Callable[[Session | None], Session], message: Message | None
+    ) -> Deferred[tuple[Session, Message | None]]:
+        """Store in one transaction: the session (as update_session), the user's message, the run.
+
+        ``run.session_id`` and the transcript written to are those of the session that ``change``
+        returns. Returns the stored session, and the message with its seq.
+        """
+
+    def append_events(events: Sequence[RunEvent]) -> Deferred[None]:
+        """Append to the logs of runs."""
+
+    def finish_turn(end: TurnEnd) -> Deferred[tuple[Message, ...]]:
+        """Store the end of a run in one transaction: record, last events, messages, session counters.
+
+        The session is updated in place (tokens added, previews, updated_at_ms, aborted_last_run), if
+        it still exists under the run's key with the run's session id; the rest is written in any case.
+        Returns the messages with their seq.
+        """
+
+    def get_run(run_id: str) -> Deferred[RunRecord | None]:
+        """Return a stored run."""
+
+    def open_runs() -> Deferred[tuple[RunRecord, ...]]:
+        """Return the runs that are not in a terminal state, oldest first."""
+
+    def list_events(run_id: str, *, after_seq: int, limit: int) -> Deferred[tuple[RunEvent, ...]]:
+        """Return events of a run's log in order."""
+
+    def prune_runs(ended_before_ms: int, limit: int) -> Deferred[int]:
+        """Delete ended runs with their events, at most ``limit`` runs; return how many."""
+
+    def get_device(device_id: str) -> Deferred[Device | None]:
+        """Return a paired device."""
+
+    def list_devices() -> Deferred[tuple[Device, ...]]:
+        """Return all paired devices, newest first, at most 1000."""
+
+    def update_device(
+        device_id: str, change: Callable[[Device | None], Device | None]
+    ) -> Deferred[Device | None]:
+        """Replace a device by ``change(current)``, as :meth:`update_session`."""
+
+    def put_device_token(token: DeviceToken, *, keep: int) -> Deferred[None]:
+        """Store a token; of this device and role only the newest ``keep`` stay."""
+
+    def get_device_token(digest: str) -> Deferred[DeviceToken | None]:
+        """Return the token with this digest."""
+
+
+class IConnection(Interface):
+    """One connection as the hub and the handlers see it."""
+
+    conn_id: str = Attribute("UUID of the connection.")
+    protocol: int = Attribute("Protocol version chosen for it: 3 or 4.")
+    caller: Any = Attribute("The gateway.app.context.Caller of an authenticated connection.")
+
+    def deliver(event: Any) -> None:
+        """Queue or write one broadcast event (gateway.core.events.Event); takes a connection number."""
+
+    def deliver_direct(event: Any) -> None:
+        """Queue or write one event to this connection only, without a number."""
+
+    def close(cause: Any, code: int, reason: str, **details: Any) -> None:
+        """Close it. Idempotent: the first cause stays, later details are merged."""
+
+
+class IRunSink(Interface):
+    """Where an agent backend puts what a run produces. Calls after the run's end are ignored."""
+
+    def text(delta: str) -> None:
+        """Append to the visible answer."""
+
+    def replace(text: str) -> None:
+        """Rewrite the visible answer as a whole."""
+
+    def emit(stream: str, data: dict[str, Any]) -> None:
+        """Emit an event on another stream: tool, thinking, plan, usage, compaction ..."""
+
+    def history(limit: int) -> Deferred[tuple[Message, ...]]:
+        """Return the transcript before this run's own message, for a backend that starts afresh."""
+
+
+class IAgentBackend(IService):
+    """An agent that runs turns. A service: started before the first run, stopped after the last."""
+
+    models: Sequence[ModelInfo] = Attribute("What it answers with; the first is the default.")
+
+    def start(request: RunRequest, sink: IRunSink) -> Deferred[RunResult]:
+        """Run one turn. Abort is ``Deferred.cancel()``: the backend stops at once and the Deferred ends.
+
+        Raises or fails with :class:`gateway.errors.BackendError` for failures worth telling the user.
+        """
+
+    def ready() -> bool:
+        """Whether a run could start now."""
+
+
+class BackendEnvironment:
+    """What a backend is made with.
+
+    :ivar agent_id: the agent's id in the configuration.
+    :ivar reactor: provides IReactorProcess, IReactorCore and IReactorTCP.
+    :ivar state_dir: an existing directory (str) of the gateway's state.
+    """
+
+    def __init__(
+        self, *, agent_id: str, reactor: Any, clock: IClock, entropy: IEntropy, state_dir: str
+    ) -> None:
+        self.agent_id = agent_id
+        self.reactor = reactor
+        self.clock = clock
+        self.entropy = entropy
+        self.state_dir = state_dir
+
+
+class IAgentBackendFactory(IPlugin):
+    """Makes agent backends of one kind: ``[agents.NAME] backend = "<name>"``."""
+
+    name: str = Attribute("The name in the configuration.")
+    summary: str = Attribute("One line for people.")
+    config_type: type = Attribute("A msgspec.Struct (forbid_unknown_fields) for the agent's table.")
+
+    def make(config: Any, environment: BackendEnvironment) -> IAgentBackend:
+        """Make a backend from its decoded configuration. Raises ConfigError."""
+
+
+RunListener = Callable[[Any], None]
+"""Called with every :class:`gateway.core.run.RunOutput`, in order."""

@@ -1,0 +1,34 @@
+"""What every test has: warnings are errors, a logged failure fails its test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from twisted.logger import LogEvent, globalLogPublisher
+
+
+@pytest.fixture
+def expected_failures() -> list[type[BaseException]]:
+    """Exception types whose logging a test expects: append to it, and assert on what was logged."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def logged_failures(expected_failures: list[type[BaseException]]) -> Iterator[list[LogEvent]]:
+    """Collect every failure that is logged; fail the test for those it did not announce."""
+    events: list[LogEvent] = []
+
+    def observe(event: LogEvent) -> None:
+        if event.get("log_failure") is not None:
+            events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield events
+    globalLogPublisher.removeObserver(observe)
+    unexpected = [
+        event["log_failure"]
+        for event in events
+        if not event["log_failure"].check(*expected_failures)
+    ]
+    assert not unexpected, "\n".join(failure.getTraceback() for failure in unexpected)
