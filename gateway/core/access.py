@@ -1,0 +1,185 @@
+"""Roles and scopes, the shared credential, where a client comes from: decisions without I/O.
+
+Default deny: a scope that is not granted is missing, whatever the client declared.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+from urllib.parse import urlsplit
+
+ADMIN: Final = "operator.admin"
+READ: Final = "operator.read"
+WRITE: Final = "operator.write"
+
+KNOWN_SCOPES: Final = frozenset(
+    {
+        ADMIN,
+        READ,
+        WRITE,
+        "operator.approvals",
+        "operator.pairing",
+        "operator.questions",
+        "operator.talk",
+        "operator.talk.secrets",
+        "operator.sessions.read",
+        "operator.sessions.write",
+    }
+)
+
+_IMPLIED: Final[dict[str, tuple[str, ...]]] = {
+    WRITE: (READ, "operator.talk", "operator.sessions.read", "operator.sessions.write"),
+    READ: ("operator.sessions.read",),
+    "operator.sessions.write": ("operator.sessions.read",),
+}
+
+
+def effective_scopes(granted: Iterable[str]) -> frozenset[str]:
+    """Return every scope that the granted ones satisfy (admin: all; write: read; ...)."""
+    scopes = {scope for scope in granted if scope in KNOWN_SCOPES}
+    if ADMIN in scopes:
+        return KNOWN_SCOPES
+    return frozenset(scopes.union(*(_IMPLIED.get(scope, ()) for scope in scopes)))
+
+
+def covers(approved: Iterable[str], requested: Iterable[str]) -> bool:
+    """Whether approved scopes cover all requested ones. An empty request is always covered."""
+    wanted = set(requested)
+    return wanted <= set(effective_scopes(approved)) | set(approved)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedAuth:
+    """The verdict on the shared credential: ``reason`` is None if it is right.
+
+    Reasons are the protocol's: ``token_missing``, ``token_mismatch``, ``password_missing``,
+    ``password_mismatch``, ``token_missing_config``, ``password_missing_config``.
+    """
+
+    ok: bool
+    method: str
+    reason: str | None = None
+
+    @property
+    def presented(self) -> bool:
+        """Whether a credential was given at all."""
+        return self.reason is None or not self.reason.endswith("_missing")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthPolicy:
+    """What the gateway asks of a client: mode none, token or password, and the secret."""
+
+    mode: str
+    secret: str | None = None
+
+    def check(self, token: str | None, password: str | None) -> SharedAuth:
+        """Judge a credential; the secret may come in either field. Constant time in the secret."""
+        if self.mode == "none":
+            return SharedAuth(True, "none")
+        if self.secret is None:
+            return SharedAuth(False, self.mode, f"{self.mode}_missing_config")
+        first, second = (token, password) if self.mode == "token" else (password, token)
+        given = first if first else second
+        if not given:
+            return SharedAuth(False, self.mode, f"{self.mode}_missing")
+        if same_secret(given, self.secret):
+            return SharedAuth(True, self.mode)
+        return SharedAuth(False, self.mode, f"{self.mode}_mismatch")
+
+
+def same_secret(given: str, expected: str) -> bool:
+    """Compare two secrets in a time that depends on neither."""
+    return hmac.compare_digest(_digest(given), _digest(expected))
+
+
+def digest_of(secret: str) -> str:
+    """Return the SHA-256 digest (hex) that is stored instead of a token of high entropy."""
+    return _digest(secret).hex()
+
+
+def _digest(secret: str) -> bytes:
+    return sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where a connection comes from: the socket's address and what its upgrade request said."""
+
+    address: str
+    port: int = 0
+    host: str | None = None
+    origin: str | None = None
+    user_agent: str | None = None
+    forwarded: bool = False
+    """Whether a proxy's header (X-Forwarded-For, X-Real-IP, Forwarded ...) came along."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a direct client on this machine: loopback, and no proxy in between."""
+        return not self.forwarded and is_loopback(self.address)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is loopback; IPv4-mapped IPv6 counts as the IPv4 address. A name is not."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool((mapped or ip).is_loopback)
+
+
+@dataclass(frozen=True, slots=True)
+class OriginPolicy:
+    """Which web pages may open a connection: exact origins, or any loopback page for a local client."""
+
+    allowed: frozenset[str] = frozenset()
+    allow_any: bool = False
+    """Whether every page may (``"*"``): for a gateway behind a door of its own."""
+
+    def refusal(self, peer: Peer, *, browser: bool) -> str | None:
+        """Return why the origin is refused, or None.
+
+        ``browser`` says that the client is one that runs in a browser and must send an Origin. The
+        reasons are ``origin missing or invalid`` and ``origin not allowed``.
+        """
+        if peer.origin is None:
+            return "origin missing or invalid" if browser else None
+        origin = _normal_origin(peer.origin)
+        if origin is None:
+            return "origin missing or invalid"
+        if self.allow_any or origin in self.allowed:
+            return None
+        if peer.local and _is_loopback_host(urlsplit(origin).hostname or ""):
+            return None
+        return "origin not allowed"
+
+
+def _normal_origin(origin: str) -> str | None:
+    """Return ``scheme://host[:port]`` in lower case, or None if the text is no http(s) origin."""
+    try:
+        parts = urlsplit(origin.strip().lower())
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return None
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
+
+
+def normal_origins(origins: Iterable[str]) -> frozenset[str]:
+    """Return configured origins in the form they are compared in; what is no origin is left out."""
+    return frozenset(filter(None, map(_normal_origin, origins)))
+
+
+def _is_loopback_host(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)

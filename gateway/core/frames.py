@@ -1,0 +1,170 @@
+"""The frames on the wire: one JSON value per WebSocket message, and the only JSON codec of the package.
+
+A request is ``{type: "req", id, method, params?}``, a response ``{type: "res", id, ok, payload? | error?}``,
+an event ``{type: "event", event, payload?, seq?, stateVersion?}``. Unknown keys of a request are refused.
+
+msgspec can end a decode in three ways besides a value: ``DecodeError`` (with its child
+``ValidationError``), ``UnicodeDecodeError`` and ``RecursionError``. They are told apart here and
+nowhere else: *not JSON*, or JSON *that is no request*.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+Short = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+
+INVALID_ID: Final = "invalid"
+"""The id of an answer to a frame whose own id could not be read."""
+
+MAX_ECHOED_ID_BYTES: Final = 4096
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="req"):
+    """A decoded request frame; ``params`` stays undecoded until the method is known."""
+
+    id: NonEmpty
+    method: NonEmpty
+    params: msgspec.Raw = msgspec.Raw(b"")
+    traceparent: Short | msgspec.UnsetType = msgspec.UNSET
+    expectedProfileId: Short | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 - its name on the wire
+
+
+class NotJson(Exception):
+    """The message is not JSON (bad syntax, bad UTF-8, nested too deeply, a lone surrogate)."""
+
+
+class BadFrame(Exception):
+    """JSON, but no request frame. ``frame_id`` is the id to answer with; it may be no string."""
+
+    def __init__(self, text: str, frame_id: Any) -> None:
+        super().__init__(text)
+        self.text = text
+        self.frame_id = frame_id
+
+
+class EncodeFailed(Exception):
+    """A value that was to be sent has no JSON form."""
+
+
+_decoder = msgspec.json.Decoder(Request)
+_encoder = msgspec.json.Encoder()
+_VALUE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def encode(value: Any) -> bytes:
+    """Return the JSON text of a value. Raises EncodeFailed."""
+    try:
+        return _encoder.encode(value)
+    except _ENCODE_ERRORS as error:
+        raise EncodeFailed(f"{type(error).__name__}: {error}") from error
+
+
+def decode(data: bytes | bytearray | memoryview) -> Any:
+    """Return the decoded JSON value. Raises NotJson."""
+    try:
+        return msgspec.json.decode(data)
+    except _VALUE_ERRORS as error:
+        raise NotJson(str(error)) from error
+
+
+def decode_as(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode with a typed decoder.
+
+    Raises NotJson, or :class:`msgspec.ValidationError` where the JSON does not fit the type.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        raise
+    except _VALUE_ERRORS as error:
+        raise NotJson(str(error)) from error
+
+
+def decode_request(data: bytes, protocol: int = 4) -> Request:
+    """Decode a request frame by the schema of a protocol version. Raises NotJson or BadFrame."""
+    try:
+        request = _decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise _bad_frame(data, describe(error)) from error
+    except _VALUE_ERRORS as error:
+        raise NotJson(str(error)) from error
+    if protocol < 4:
+        for name in ("traceparent", "expectedProfileId"):
+            if getattr(request, name) is not msgspec.UNSET:
+                raise BadFrame(f"at root: unexpected property '{name}'", request.id)
+    return request
+
+
+def _bad_frame(data: bytes, text: str) -> BadFrame:
+    value = decode(data)
+    frame_id = value.get("id") if isinstance(value, dict) else None
+    if frame_id is None or len(encode(frame_id)) > MAX_ECHOED_ID_BYTES:
+        frame_id = INVALID_ID
+    return BadFrame(text, frame_id)
+
+
+def peek(data: bytes) -> tuple[str | None, str | None, str | None]:
+    """Return type, method and id of a frame as far as they are strings: for the log, before any check."""
+    try:
+        value = decode(data)
+    except NotJson:
+        return None, None, None
+    if not isinstance(value, dict):
+        return None, None, None
+    found = [value.get(name) for name in ("type", "method", "id")]
+    kind, method, frame_id = (v[:128] if isinstance(v, str) else None for v in found)
+    return kind, method, frame_id
+
+
+def response(frame_id: Any, payload: Any) -> bytes:
+    """Return a response frame that carries a payload. Raises EncodeFailed.
+
+    A ``msgspec.Raw`` payload is copied in as it is.
+    """
+    return b'{"type":"res","id":%b,"ok":true,"payload":%b}' % (encode(frame_id), encode(payload))
+
+
+def error_response(frame_id: Any, error: dict[str, Any], payload: Any = msgspec.UNSET) -> bytes:
+    """Return a response frame that refuses. ``error`` is an error shape. Raises EncodeFailed."""
+    body = b"" if payload is msgspec.UNSET else b',"payload":' + encode(payload)
+    return b'{"type":"res","id":%b,"ok":false%b,"error":%b}' % (
+        encode(frame_id),
+        body,
+        encode(error),
+    )
+
+
+_AT = re.compile(r"^(?P<text>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(.+)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.+)`$", re.DOTALL)
+
+
+def describe(error: msgspec.ValidationError) -> str:
+    """Return the text of a validation error with its place as a JSON pointer.
+
+    Shapes: ``must have required property 'x'``, ``at root: unexpected property 'x'``,
+    ``at /a/b: <what is wrong>``.
+    """
+    match = _AT.match(str(error))
+    text, path = (match["text"], match["path"]) if match else (str(error), None)
+    pointer = _pointer(path) if path else ""
+    if missing := _MISSING.match(text):
+        text = f"must have required property '{missing[1]}'"
+        return f"at {pointer}: {text}" if pointer else text
+    if unknown := _UNKNOWN.match(text):
+        return f"at {pointer or 'root'}: unexpected property '{unknown[1][:64]}'"
+    text = text[:1].lower() + text[1:]
+    return f"at {pointer}: {text}" if pointer else text
+
+
+def _pointer(path: str) -> str:
+    parts = re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", path)
+    return "".join("/" + (name or index) for name, index in parts)

@@ -1,0 +1,116 @@
+"""Bounded registries: a cap, a time to live and a gauge, swept by one timer each.
+
+Every map of live state is one of these. Eviction never removes an entry that is in use, and a sweep
+removes *every* expired entry before it looks at the cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+V = TypeVar("V")
+
+
+class Sweepable(Protocol):
+    """A bounded registry that one timer sweeps."""
+
+    name: str
+
+    def sweep(self, now_ms: int) -> int:
+        """Remove what has expired, then what is over the maximum; return how many were removed."""
+
+
+class RegistryFull(Exception):
+    """The registry holds as many entries in use as it may."""
+
+
+class Registry(Generic[V]):
+    """Entries by key, oldest first.
+
+    ``in_use(value)`` protects an entry from expiry and eviction. Its clock for expiry starts at the
+    last :meth:`put` or :meth:`touch` (so: at completion, not at registration, if touched then).
+    """
+
+    __slots__ = ("_entries", "_in_use", "maximum", "name", "ttl_ms")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        maximum: int,
+        ttl_ms: int | None = None,
+        in_use: Callable[[V], bool] = lambda _value: False,
+    ) -> None:
+        self.name = name
+        self.maximum = maximum
+        self.ttl_ms = ttl_ms
+        self._in_use = in_use
+        self._entries: dict[str, tuple[int, V]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[V]:
+        return iter([value for _, value in self._entries.values()])
+
+    def get(self, key: str) -> V | None:
+        """Return the entry, expired or not."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry[1]
+
+    def put(self, key: str, value: V, now_ms: int) -> None:
+        """Add or replace an entry as the newest. Raises RegistryFull, and then holds what it held."""
+        excess = len(self._entries) - self.maximum + 1
+        if key not in self._entries and not self._evict(excess):
+            raise RegistryFull(f"{self.name} holds {len(self._entries)} entries in use")
+        self._entries.pop(key, None)
+        self._entries[key] = (now_ms, value)
+
+    def touch(self, key: str, now_ms: int) -> None:
+        """Start the entry's time to live anew and make it the newest."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._entries[key] = (now_ms, entry[1])
+
+    def pop(self, key: str) -> V | None:
+        """Remove and return an entry."""
+        entry = self._entries.pop(key, None)
+        return None if entry is None else entry[1]
+
+    def pop_oldest(self) -> V | None:
+        """Remove and return the oldest entry, in use or not."""
+        key = next(iter(self._entries), None)
+        return None if key is None else self.pop(key)
+
+    def sweep(self, now_ms: int) -> int:
+        """Remove every expired entry, then the oldest while over the maximum; return how many."""
+        before = len(self._entries)
+        if self.ttl_ms is not None:
+            limit = now_ms - self.ttl_ms
+            expired = [
+                key
+                for key, (stamp, value) in self._entries.items()
+                if stamp <= limit and not self._in_use(value)
+            ]
+            for key in expired:
+                del self._entries[key]
+        self._evict(len(self._entries) - self.maximum)
+        return before - len(self._entries)
+
+    def _evict(self, count: int) -> bool:
+        """Remove the ``count`` oldest entries that are not in use; return whether there were enough."""
+        if count <= 0:
+            return True
+        victims: list[str] = []
+        for key, (_, value) in self._entries.items():
+            if not self._in_use(value):
+                victims.append(key)
+                if len(victims) == count:
+                    break
+        for key in victims:
+            del self._entries[key]
+        return len(victims) == count

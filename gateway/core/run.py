@@ -1,0 +1,302 @@
+"""The one record of a run: its state, its numbers, its text so far, who waits for its end.
+
+Requirements. A run's events are numbered 1, 2, 3 ... over all streams, without a hole, whatever is
+merged or paced; there is exactly one terminal event; nothing of a run stays behind when the record is
+dropped. A value that has no JSON form must not use up a number.
+
+Design. The record makes :class:`RunOutput` values and does no I/O. Text is collected and becomes an
+event when the driver flushes (pacing is the driver's business); any other event flushes the text
+first, so order is kept. Data are encoded before the number is taken. ``finish`` gives its outputs
+once; later calls give none. There is no map beside the record.
+
+States::
+
+    accepted --start--> running --finish--> done | failed | aborted
+    accepted ------------finish-----------> failed | aborted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gateway.core.frames import EncodeFailed, encode
+from gateway.errors import BackendErrorKind
+from gateway.model import Position, RunEvent, RunRecord, RunRequest, RunState, Usage
+
+Waiter = Callable[["RunOutcome"], None]
+
+
+class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run ended: what outlives the record."""
+
+    run_id: str
+    session_key: str
+    session_id: str
+    state: RunState
+    started_at_ms: int | None
+    ended_at_ms: int
+    stop_reason: str | None = None
+    error: str | None = None
+    error_kind: BackendErrorKind | None = None
+    error_detail: dict[str, Any] | None = None
+    usage: Usage | None = None
+    provider: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """One event of a run's log, as the listeners get it.
+
+    ``data`` is JSON text, as it is stored. On stream ``assistant`` the text so far, and the offset
+    from which it is new, come along; ``outcome`` is set on the terminal event only.
+    """
+
+    run: Run
+    seq: int
+    stream: str
+    data: bytes
+    ts_ms: int
+    text: str | None = None
+    offset: int = 0
+    replace: bool = False
+    outcome: RunOutcome | None = None
+
+    def record(self) -> RunEvent:
+        """Return the event as the store keeps it."""
+        return RunEvent(
+            run_id=self.run.run_id,
+            epoch=self.run.epoch,
+            seq=self.seq,
+            stream=self.stream,
+            data=self.data,
+            ts_ms=self.ts_ms,
+        )
+
+
+class Run:
+    """One run. Every method that makes events returns them in order; the driver hands them on."""
+
+    __slots__ = (
+        "__weakref__",
+        "_pieces",
+        "_replaced",
+        "accepted_at_ms",
+        "actor",
+        "conn_id",
+        "ended_at_ms",
+        "epoch",
+        "fingerprint",
+        "origin",
+        "request",
+        "seq",
+        "session_id",
+        "started_at_ms",
+        "state",
+        "text",
+        "text_size",
+        "tool_recipient",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        request: RunRequest,
+        *,
+        epoch: str,
+        origin: str,
+        actor: str,
+        fingerprint: str,
+        accepted_at_ms: int,
+        conn_id: str | None = None,
+        tool_recipient: bool = False,
+    ) -> None:
+        self.request = request
+        self.epoch = epoch
+        self.origin = origin
+        self.actor = actor
+        self.fingerprint = fingerprint
+        self.accepted_at_ms = accepted_at_ms
+        self.conn_id = conn_id
+        self.tool_recipient = tool_recipient
+        """Whether the connection that started it wants tool events."""
+        self.session_id = request.session_id
+        self.state = RunState.ACCEPTED
+        self.seq = 0
+        self.text = ""
+        """The visible answer as far as it was made into events."""
+        self.text_size = 0
+        """Characters of the answer, those still collected included."""
+        self.started_at_ms: int | None = None
+        self.ended_at_ms: int | None = None
+        self.waiters: list[Waiter] = []
+        self._pieces: list[str] = []
+        self._replaced = False
+
+    @property
+    def run_id(self) -> str:
+        """The id: the client's idempotency key."""
+        return self.request.run_id
+
+    @property
+    def session_key(self) -> str:
+        """The canonical key of the session it belongs to."""
+        return self.request.session_key
+
+    @property
+    def position(self) -> Position:
+        """The place of the last event."""
+        return Position(epoch=self.epoch, seq=self.seq)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether collected text waits for a flush."""
+        return bool(self._pieces) or self._replaced
+
+    def start(self, now_ms: int) -> RunOutput:
+        """Go from accepted to running."""
+        assert self.state is RunState.ACCEPTED
+        self.state = RunState.RUNNING
+        self.started_at_ms = now_ms
+        return self._output("lifecycle", {"phase": "start", "startedAt": now_ms}, now_ms)
+
+    def add_text(self, delta: str) -> None:
+        """Collect a piece of the answer."""
+        if delta:
+            self._pieces.append(_valid(delta))
+            self.text_size += len(delta)
+
+    def replace_text(self, text: str) -> None:
+        """Throw the answer so far away and begin with this text."""
+        self._replaced = True
+        self._pieces = [_valid(text)]
+        self.text_size = len(text)
+
+    def flush(self, now_ms: int) -> RunOutput | None:
+        """Make an event of the collected text, if there is any."""
+        if not self.has_text:
+            return None
+        offset = 0 if self._replaced else len(self.text)
+        delta = "".join(self._pieces)
+        self.text = delta if self._replaced else self.text + delta
+        replace, self._replaced, self._pieces = self._replaced, False, []
+        data = encode({"delta": delta, "replace": True} if replace else {"delta": delta})
+        self.seq += 1
+        return RunOutput(
+            self,
+            self.seq,
+            "assistant",
+            data,
+            now_ms,
+            text=self.text,
+            offset=offset,
+            replace=replace,
+        )
+
+    def emit(self, stream: str, data: dict[str, Any], now_ms: int) -> list[RunOutput]:
+        """Make an event on another stream, after the text before it. Raises EncodeFailed."""
+        encoded = encode(data)
+        outputs = [flushed] if (flushed := self.flush(now_ms)) else []
+        self.seq += 1
+        outputs.append(RunOutput(self, self.seq, stream, encoded, now_ms))
+        return outputs
+
+    def finish(
+        self,
+        state: RunState,
+        now_ms: int,
+        *,
+        stop_reason: str | None = None,
+        error: str | None = None,
+        error_kind: BackendErrorKind | None = None,
+        error_detail: dict[str, Any] | None = None,
+        usage: Usage | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+    ) -> list[RunOutput]:
+        """End the run; the last output carries the outcome. Empty if it has ended already.
+
+        Raises EncodeFailed, and then the run has not ended, where a value has no JSON form.
+        """
+        if self.state.terminal:
+            return []
+        outcome = RunOutcome(
+            run_id=self.run_id,
+            session_key=self.session_key,
+            session_id=self.session_id,
+            state=state,
+            started_at_ms=self.started_at_ms,
+            ended_at_ms=now_ms,
+            stop_reason=stop_reason,
+            error=None if error is None else _valid(error),
+            error_kind=error_kind,
+            error_detail=error_detail,
+            usage=usage,
+            provider=provider,
+            model=model,
+        )
+        encode(outcome)
+        data = encode(_lifecycle(outcome))
+        outputs = [flushed] if (flushed := self.flush(now_ms)) else []
+        self.state = state
+        self.ended_at_ms = now_ms
+        self.seq += 1
+        outputs.append(RunOutput(self, self.seq, "lifecycle", data, now_ms, outcome=outcome))
+        return outputs
+
+    def record(self, outcome: RunOutcome | None = None) -> RunRecord:
+        """Return the run as the store keeps it."""
+        return RunRecord(
+            run_id=self.run_id,
+            epoch=self.epoch,
+            session_key=self.session_key,
+            session_id=self.session_id,
+            agent_id=self.request.agent_id,
+            origin=self.origin,
+            actor=self.actor,
+            fingerprint=self.fingerprint,
+            state=self.state,
+            accepted_at_ms=self.accepted_at_ms,
+            started_at_ms=self.started_at_ms,
+            ended_at_ms=self.ended_at_ms,
+            stop_reason=outcome.stop_reason if outcome else None,
+            error=outcome.error if outcome else None,
+            last_seq=self.seq,
+        )
+
+    def _output(self, stream: str, data: dict[str, Any], now_ms: int) -> RunOutput:
+        encoded = encode(data)
+        self.seq += 1
+        return RunOutput(self, self.seq, stream, encoded, now_ms)
+
+
+def _lifecycle(outcome: RunOutcome) -> dict[str, Any]:
+    """Return the data of the terminal lifecycle event (its phases are the protocol's)."""
+    data: dict[str, Any] = {"phase": "end", "endedAt": outcome.ended_at_ms}
+    if outcome.started_at_ms is not None:
+        data["startedAt"] = outcome.started_at_ms
+    if outcome.state is RunState.FAILED:
+        data |= {"phase": "error", "error": outcome.error or "failed"}
+    elif outcome.state is RunState.ABORTED:
+        data |= {"status": "cancelled", "aborted": True}
+    else:
+        data["aborted"] = False
+    if outcome.stop_reason is not None:
+        data["stopReason"] = outcome.stop_reason
+    return data
+
+
+def _valid(text: str) -> str:
+    """Return the text without lone surrogates, which have no UTF-8 form."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+__all__ = ["EncodeFailed", "Run", "RunOutcome", "RunOutput", "Waiter"]
