@@ -1,0 +1,1 @@
+"""Use-cases: coroutines over interfaces. No sockets, no SQL, no JSON."""

@@ -1,0 +1,84 @@
+"""Things done again and again, on the injected clock.
+
+A pass that raises is logged; the next one still runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from gateway.core.registry import Sweepable
+from gateway.interfaces import IClock
+
+
+class Periodic(Service):
+    """Calls a function every ``interval_s`` seconds while it runs; a pass that takes longer skips beats."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        name: str,
+        clock: IClock,
+        interval_s: float,
+        work: Callable[[], Any],
+        *,
+        now: bool = False,
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.interval_s = interval_s
+        self._work = work
+        self._now = now
+        self._loop: LoopingCall | None = None
+
+    def startService(self) -> None:
+        """Start the beat."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._loop = LoopingCall(self._beat)
+        self._loop.clock = self.clock
+        self._loop.start(self.interval_s, now=self._now).addErrback(
+            lambda failure: self._log.failure(
+                "{name} stopped beating", failure=failure, name=self.name
+            )
+        )
+
+    def stopService(self) -> Any:
+        """Stop the beat."""
+        if self._loop is not None and self._loop.running:
+            self._loop.stop()
+        self._loop = None
+        return super().stopService()  # type: ignore[no-untyped-call]
+
+    def _beat(self) -> Deferred[Any]:
+        return maybeDeferred(self._work).addErrback(
+            lambda failure: self._log.failure(
+                "{name}: a pass failed", failure=failure, name=self.name
+            )
+        )
+
+
+class Pruner(Periodic):
+    """Sweeps every bounded registry; one that raises does not keep the others from being swept."""
+
+    def __init__(
+        self, clock: IClock, registries: Sequence[Sweepable], *, interval_s: float = 60.0
+    ) -> None:
+        super().__init__("pruner", clock, interval_s, self.sweep)
+        self.registries = registries
+
+    def sweep(self) -> int:
+        """Sweep once; return how many entries were removed."""
+        removed = 0
+        for registry in self.registries:
+            try:
+                removed += registry.sweep(self.clock.now_ms())
+            except Exception:
+                self._log.failure("sweeping {registry} failed", registry=registry.name)
+        return removed

@@ -1,0 +1,146 @@
+"""Who is here: entries of clients, devices and the gateway itself, with a version for their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gateway.app.context import Caller
+from gateway.app.hub import Hub
+from gateway.core.events import Event
+from gateway.core.registry import Registry
+from gateway.interfaces import IClock
+from gateway.model import Struct
+
+UNTRACKED_MODES = frozenset({"cli", "backend", "probe"})
+"""Clients that come for one call are no presence."""
+
+
+class PresenceEntry(Struct, frozen=True, kw_only=True):
+    """One entry, in the shape of both versions' schemas."""
+
+    ts: int
+    text: str | None = None
+    host: str | None = None
+    ip: str | None = None
+    version: str | None = None
+    platform: str | None = None
+    device_family: str | None = None
+    model_identifier: str | None = None
+    mode: str | None = None
+    reason: str | None = None
+    device_id: str | None = None
+    roles: tuple[str, ...] | None = None
+    scopes: tuple[str, ...] | None = None
+    instance_id: str | None = None
+    last_input_seconds: int | None = None
+    tags: tuple[str, ...] | None = None
+
+
+class Presence:
+    """The presence list. Entries die 5 minutes after their last sign of life; connected ones stay."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        clock: IClock,
+        *,
+        host: str,
+        version: str,
+        maximum: int,
+        ttl_ms: int,
+        state_version: Callable[[], dict[str, int]],
+    ) -> None:
+        self._hub = hub
+        self._clock = clock
+        self._host = host
+        self._gateway_version = version
+        self._connected: dict[str, str] = {}
+        self._state_version = state_version
+        self.entries: Registry[tuple[str, PresenceEntry]] = Registry(
+            "presence",
+            maximum=maximum,
+            ttl_ms=ttl_ms,
+            in_use=lambda entry: entry[0] in self._connected,
+        )
+        self.version = 1
+
+    def list(self) -> list[PresenceEntry]:
+        """Return all entries, the gateway's own first, then the newest first."""
+        now_ms = self._clock.now_ms()
+        self.entries.sweep(now_ms)
+        text = f"Gateway: {self._host} · app {self._gateway_version} · mode gateway · reason self"
+        own = PresenceEntry(
+            ts=now_ms,
+            text=text,
+            host=self._host,
+            version=self._gateway_version,
+            mode="gateway",
+            reason="self",
+        )
+        others = sorted((entry for _, entry in self.entries), key=lambda e: -e.ts)
+        return [own, *others]
+
+    def joined(self, caller: Caller) -> bool:
+        """Enter a connection; return whether it is one that presence tracks."""
+        client = caller.client
+        if client.mode in UNTRACKED_MODES:
+            return False
+        device_id = caller.principal.device_id
+        host = client.display_name or client.id
+        entry = PresenceEntry(
+            ts=self._clock.now_ms(),
+            text=f"{'Node' if caller.is_node else 'Client'}: {host} · mode {client.mode}",
+            host=host,
+            ip=None if caller.peer.local else caller.peer.address,
+            version=client.version,
+            platform=client.platform,
+            device_family=client.device_family,
+            model_identifier=client.model_identifier,
+            mode=client.mode,
+            reason="connect",
+            device_id=device_id,
+            roles=(caller.principal.role.value,),
+            scopes=caller.principal.scopes or None,
+            instance_id=device_id or client.instance_id,
+        )
+        key = self._key(caller)
+        self._connected[key] = caller.conn_id
+        self._put(key, entry)
+        return True
+
+    def left(self, caller: Caller) -> bool:
+        """Mark the entry of a connection that is gone, unless a newer one has it; return whether it was."""
+        key = self._key(caller)
+        if self._connected.get(key) != caller.conn_id:
+            return False
+        del self._connected[key]
+        held = self.entries.get(key)
+        if held is None:
+            return False
+        gone = msgspec.structs.replace(held[1], reason="disconnect", ts=self._clock.now_ms())
+        self._put(key, gone)
+        return True
+
+    def report(self, entry: PresenceEntry, key: str) -> None:
+        """Enter what a ``system-event`` says of somebody."""
+        self._put(key, entry)
+
+    def publish(self) -> None:
+        """Broadcast the list."""
+        payload: dict[str, Any] = {"presence": self.list()}
+        self._hub.broadcast(Event("presence", payload, state_version=self._state_version()))
+
+    def _key(self, caller: Caller) -> str:
+        """A node keeps its place from one connection to the next; clients have one per connection."""
+        device_id = caller.principal.device_id
+        return (device_id if caller.is_node and device_id else caller.conn_id).lower()
+
+    def _put(self, key: str, entry: PresenceEntry) -> None:
+        key = key.lower()
+        if key not in self.entries and len(self.entries) >= self.entries.maximum:
+            self.entries.pop_oldest()
+        self.entries.put(key, (key, entry), self._clock.now_ms())
+        self.version += 1

@@ -1,0 +1,290 @@
+"""Sessions and their transcripts: opened by runs, listed, patched, reset, deleted, announced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from twisted.logger import Logger
+
+from gateway.app.agents import AgentDirectory
+from gateway.app.hub import Hub
+from gateway.core.events import Event
+from gateway.core.projection import chat_end, usage_payload
+from gateway.core.run import Run, RunOutcome
+from gateway.core.sessionkey import agent_of
+from gateway.core.sessionrow import session_row
+from gateway.core.transcript import text_of, wire_message
+from gateway.errors import InvalidRequest
+from gateway.interfaces import IClock, IEntropy, IStore
+from gateway.model import Message, RunRequest, RunState, Session, SessionQuery
+
+Change = Callable[[Session | None], Session]
+
+
+class Sessions:
+    """The sessions of all agents."""
+
+    _log = Logger()
+
+    def __init__(
+        self, *, clock: IClock, entropy: IEntropy, store: IStore, hub: Hub, agents: AgentDirectory
+    ) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._store = store
+        self._hub = hub
+        self._agents = agents
+        self._busy: Callable[[str], bool] = lambda _key: False
+
+    def knows_busy(self, busy: Callable[[str], bool]) -> None:
+        """Be told how to ask whether a run goes in a session."""
+        self._busy = busy
+
+    def new(self, key: str, *, created_via: str = "operator", **fields: Any) -> Session:
+        """Return a session that is not stored yet."""
+        now_ms = self._clock.now_ms()
+        return Session(
+            key=key,
+            session_id=self._entropy.uuid4(),
+            agent_id=agent_of(key, self._agents.keys),
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+            lifecycle_revision=self._entropy.uuid4(),
+            created_via=created_via,
+            **fields,
+        )
+
+    def opening(self, request: RunRequest) -> Change:
+        """Return the change that opens a run's session, making it if it is new."""
+        fresh = self.new(request.session_key)
+
+        def change(current: Session | None) -> Session:
+            if current is None:
+                return fresh
+            return msgspec.structs.replace(current, updated_at_ms=fresh.updated_at_ms)
+
+        return change
+
+    def accepted(self, session: Session, message: Message | None, run: Run) -> None:
+        """Announce that a session got a message and a run."""
+        if message is not None:
+            self.announce_message(session, message)
+        self.announce(session, reason="send", run_id=run.run_id)
+
+    def answer_of(self, run: Run, outcome: RunOutcome) -> tuple[Message, ...]:
+        """Return what the transcript keeps of a run's answer: nothing, or one message."""
+        if not run.text:
+            return ()
+        meta: dict[str, Any] = {}
+        if outcome.provider is not None:
+            meta["provider"] = outcome.provider
+        if outcome.model is not None:
+            meta["model"] = outcome.model
+        if outcome.usage is not None:
+            meta["usage"] = usage_payload(outcome.usage.input_tokens, outcome.usage.output_tokens)
+        if outcome.state is RunState.ABORTED:
+            meta["aborted"] = True
+        message = Message(
+            message_id=self._entropy.uuid4(),
+            role="assistant",
+            content=[{"type": "text", "text": run.text}],
+            timestamp_ms=outcome.ended_at_ms,
+            run_id=run.run_id,
+            stop_reason=outcome.stop_reason,
+            meta=meta,
+        )
+        return (message,)
+
+    def ended(self, run: Run, outcome: RunOutcome, messages: Sequence[Message]) -> None:
+        """Announce what a run's end changed, to those who follow sessions."""
+        key = run.session_key
+        if not self._hub.session_followers(key, watched=True):
+            return
+        for message in messages:
+            self._message_event(key, run.request.agent_id, message)
+        reading = self._store.get_session(key)
+        phase = "error" if outcome.state is RunState.FAILED else "end"
+
+        def announce(session: Session | None) -> None:
+            if session is not None:
+                self.announce(session, phase=phase, run_id=run.run_id)
+
+        reading.addCallback(announce)
+        reading.addErrback(
+            lambda failure: self._log.failure(
+                "announcing session {session}", failure=failure, session=key
+            )
+        )
+
+    async def get(self, key: str) -> Session | None:
+        """Return the session under a canonical key."""
+        session: Session | None = await self._store.get_session(key)
+        return session
+
+    async def require(self, key: str) -> Session:
+        """Return a session. Raises InvalidRequest if there is none."""
+        session = await self.get(key)
+        if session is None:
+            raise InvalidRequest("session not found")
+        return session
+
+    async def answer_text(self, session_id: str, run_id: str) -> str:
+        """Return the text a run answered with, as the transcript has it; empty if it is not there."""
+        recent: tuple[Message, ...] = await self._store.list_messages(session_id, limit=50)
+        answers = [m for m in recent if m.run_id == run_id and m.role == "assistant"]
+        return text_of(answers[-1].content) if answers else ""
+
+    async def inject(self, key: str, text: str, label: str | None) -> str:
+        """Append an assistant message to a transcript and show it; return its id."""
+        session = await self.require(key)
+        message = Message(
+            message_id=self._entropy.uuid4(),
+            role="assistant",
+            content=[{"type": "text", "text": f"[{label}]\n\n{text}" if label else text}],
+            timestamp_ms=self._clock.now_ms(),
+            stop_reason="stop",
+            meta={"model": "gateway-injected", "provider": "gateway", "usage": usage_payload(0, 0)},
+        )
+        (stored,) = await self._store.append_messages(session.session_id, [message])
+        await self.touch(key)
+        outcome = RunOutcome(
+            run_id=f"inject-{message.message_id}",
+            session_key=key,
+            session_id=session.session_id,
+            state=RunState.DONE,
+            started_at_ms=None,
+            ended_at_ms=message.timestamp_ms,
+        )
+        shown = text_of(stored.content)
+        event = chat_end(outcome.run_id, key, session.agent_id, 0, outcome, shown)
+        self._hub.broadcast_session(event, key)
+        self.announce_message(session, stored)
+        return message.message_id
+
+    async def touch(self, key: str) -> None:
+        """Mark a session as changed now."""
+        now_ms = self._clock.now_ms()
+        await self._store.update_session(
+            key, lambda s: None if s is None else msgspec.structs.replace(s, updated_at_ms=now_ms)
+        )
+
+    async def create(self, key: str, **fields: Any) -> Session:
+        """Make a session; one that exists keeps what it has, but for the given fields."""
+        fresh = self.new(key, **fields)
+
+        def change(current: Session | None) -> Session:
+            if current is None:
+                return fresh
+            settings = {**current.settings, **fields.get("settings", {})}
+            changed = {**fields, "settings": settings, "updated_at_ms": fresh.updated_at_ms}
+            return msgspec.structs.replace(current, **changed)
+
+        session = await self._write(key, change)
+        self.announce(session, reason="create")
+        return session
+
+    async def reset(self, key: str, *, reason: str = "reset", keep_id: bool = False) -> Session:
+        """Begin a session anew: a new transcript, counters at zero, settings kept.
+
+        ``keep_id`` (version 4) keeps the session id and drops the transcript under it.
+        """
+        fresh = self.new(key)
+        current = await self.get(key)
+        if keep_id and current is not None:
+            await self._store.delete_session(key, delete_transcript=True)
+            fresh = msgspec.structs.replace(
+                fresh, session_id=current.session_id, created_at_ms=current.created_at_ms
+            )
+
+        def change(held: Session | None) -> Session:
+            base = held or current
+            if base is None:
+                return fresh
+            kept = {"label": base.label, "settings": base.settings, "parent_key": base.parent_key}
+            return msgspec.structs.replace(fresh, **kept)
+
+        session = await self._write(key, change)
+        self.announce(session, reason=reason)
+        return session
+
+    async def delete(self, key: str, *, delete_transcript: bool) -> bool:
+        """Delete a session; return whether there was one. The main session is refused."""
+        if key == self._agents.keys.main_session(agent_of(key, self._agents.keys)):
+            raise InvalidRequest(f"Cannot delete the main session ({key}).")
+        session = await self.get(key)
+        deleted: bool = await self._store.delete_session(key, delete_transcript=delete_transcript)
+        if session is not None and deleted:
+            self.announce(session, reason="delete")
+        return deleted
+
+    async def patch(self, key: str, change: Callable[[Session], Session]) -> Session:
+        """Change a session by compare-and-set on the stored one, making it if it is new."""
+        fresh = self.new(key)
+        now_ms = self._clock.now_ms()
+
+        def patched(current: Session | None) -> Session:
+            return msgspec.structs.replace(change(current or fresh), updated_at_ms=now_ms)
+
+        session = await self._write(key, patched)
+        self.announce(session, reason="patch")
+        return session
+
+    async def _write(self, key: str, change: Change) -> Session:
+        session: Session | None = await self._store.update_session(key, change)
+        assert session is not None
+        return session
+
+    async def label_holder(self, label: str) -> str | None:
+        """Return the key of the session that has this label."""
+        page = await self._store.find_sessions(SessionQuery(limit=1, label=label))
+        return page.sessions[0].key if page.sessions else None
+
+    def row(
+        self, session: Session, *, titles: bool = False, last_message: bool = False
+    ) -> dict[str, Any]:
+        """Return a session as a row of ``sessions.list``."""
+        agent = self._agents.get(session.agent_id) or self._agents.default
+        return session_row(
+            session,
+            model=agent.model,
+            main_key=self._agents.keys.main_session(session.agent_id),
+            busy=self._busy(session.key),
+            titles=titles,
+            last_message=last_message,
+        )
+
+    def announce(self, session: Session, *, run_id: str | None = None, **what: str) -> None:
+        """Send ``sessions.changed`` (``reason=`` or ``phase=``) to those who follow all sessions."""
+        followers = self._hub.session_followers(session.key, watched=False)
+        if not followers:
+            return
+        payload: dict[str, Any] = {
+            "sessionKey": session.key,
+            "agentId": session.agent_id,
+            **what,
+            "ts": self._clock.now_ms(),
+            "session": self.row(session),
+        }
+        if run_id is not None:
+            payload["runId"] = run_id
+        self._hub.send_to(Event("sessions.changed", payload), followers)
+
+    def announce_message(self, session: Session, message: Message) -> None:
+        """Send ``session.message`` to those who follow this session or all."""
+        self._message_event(session.key, session.agent_id, message)
+
+    def _message_event(self, key: str, agent_id: str, message: Message) -> None:
+        followers = self._hub.session_followers(key, watched=True)
+        if not followers:
+            return
+        payload: dict[str, Any] = {
+            "sessionKey": key,
+            "agentId": agent_id,
+            "message": wire_message(message, 4),
+            "messageSeq": message.seq,
+        }
+        if message.role == "user":
+            payload["senderIsOwner"] = True
+        self._hub.send_to(Event("session.message", payload, group=message.run_id), followers)

@@ -1,0 +1,60 @@
+"""The agents of a configuration, made from the backend plugins that are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.plugin import getPlugins
+
+import gateway.plugins
+from gateway.app.agents import Agent, AgentDirectory
+from gateway.config import AgentConfig, LoadedConfig, decode_agent, default_agent_id
+from gateway.core.sessionkey import SessionKeyPolicy
+from gateway.errors import ConfigError
+from gateway.interfaces import BackendEnvironment, IAgentBackendFactory, IClock, IEntropy
+
+
+def backend_factories() -> dict[str, IAgentBackendFactory]:
+    """Return the installed backends by name."""
+    found = getPlugins(IAgentBackendFactory, gateway.plugins)
+    return {factory.name: factory for factory in found}
+
+
+def make_agents(
+    loaded: LoadedConfig,
+    *,
+    reactor: Any,
+    clock: IClock,
+    entropy: IEntropy,
+    state_dir: str,
+    factories: Mapping[str, IAgentBackendFactory] | None = None,
+) -> AgentDirectory:
+    """Make every configured agent. Raises ConfigError, which names the key and the file."""
+    known = backend_factories() if factories is None else factories
+    agents: dict[str, Agent] = {}
+    for agent_id, table in loaded.config.agents.items():
+        kind = table.get("backend", "demo")
+        factory = known.get(kind) if isinstance(kind, str) else None
+        if factory is None:
+            names = ", ".join(sorted(known))
+            where = loaded.path or "the configuration"
+            raise ConfigError(
+                f'{where}: agents.{agent_id}.backend: unknown backend "{kind}" (known: {names})'
+            )
+        config: AgentConfig = decode_agent(
+            agent_id, table, factory.config_type, loaded.path, loaded.config.limits
+        )
+        environment = BackendEnvironment(
+            agent_id=agent_id, reactor=reactor, clock=clock, entropy=entropy, state_dir=state_dir
+        )
+        agents[agent_id] = Agent(
+            agent_id=agent_id,
+            name=config.name or agent_id,
+            kind=kind,
+            backend=factory.make(config, environment),
+            timeout_s=config.timeout_s,
+        )
+    default = default_agent_id(loaded.config.agents)
+    keys = SessionKeyPolicy.from_config(list(agents), default_agent_id=default)
+    return AgentDirectory(agents, default, keys)

@@ -1,0 +1,1 @@
+"""The method table and one module per family of methods."""
