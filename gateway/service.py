@@ -1,8 +1,8 @@
-"""The composition root: what the gateway is made of, and the order in which it starts and stops.
+"""The gateway as a service: the order in which it starts and stops.
 
 Start, all of it before the reactor runs, so that every failure is one line and an exit status: state
-directory, lock, log, token, store, port. Then, with the reactor: agents, runs that a crash left open,
-the first health snapshot. From then on the gateway is ready.
+directory, lock, log, credential, store, port. Then, with the reactor: agents, runs that a crash left
+open, the first health snapshot. From then on the gateway is ready.
 
 Stop, in this order (children of a MultiService would be stopped at once): no more connections; tell
 the clients; end the runs and store their ends; close the connections, flushed; stop the agents; close
@@ -25,42 +25,22 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher
 
 from gateway import __version__, logfile
-from gateway.app.admission import Admission
-from gateway.app.agents import AgentDirectory
-from gateway.app.context import Services
-from gateway.app.health import REFRESH_S, Health
-from gateway.app.hello import Hello
-from gateway.app.hub import Hub
-from gateway.app.nodes import Nodes
 from gateway.app.operations import ConfigView, Operations
-from gateway.app.periodic import Periodic, Pruner
-from gateway.app.presence import Presence
-from gateway.app.projection import Projector
-from gateway.app.runlog import RunLog
-from gateway.app.runs import Runs
-from gateway.app.sessions import Sessions
-from gateway.app.voice import Voice
+from gateway.app.periodic import Pruner
 from gateway.backends import make_agents
-from gateway.config import LoadedConfig, Secret, redacted, resolve_secret
-from gateway.core.access import AuthPolicy, OriginPolicy, normal_origins, same_secret
-from gateway.core.connect import DoorPolicy
+from gateway.config import LoadedConfig, redacted, resolve_secret
+from gateway.core.access import is_loopback, same_secret
 from gateway.core.events import Event
-from gateway.core.registry import Sweepable
-from gateway.core.voice import TranscriptDedupe
 from gateway.errors import CloseCause, CloseCode, StartError
 from gateway.interfaces import IClock, IEntropy
 from gateway.logfile import LogFile, Redactor
-from gateway.metrics import Metrics
-from gateway.net.edge import Edge
-from gateway.net.factory import SWEEP_S, GatewayFactory
 from gateway.net.http import make_root
 from gateway.net.listen import Listener, listen
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site
-from gateway.rpc.dispatch import Dispatcher
-from gateway.rpc.families import build_table
 from gateway.statedir import StateDirectory
 from gateway.store.store import SQLStore
+from gateway.wiring import Wiring
 
 
 class GatewayService(Service):
@@ -96,49 +76,32 @@ class GatewayService(Service):
         self._listeners: list[Listener] = []
         self._ready = False
         self._started_at = clock.seconds()
-        limits = self.config.limits
-        table = build_table()
-        self.metrics = Metrics([method.name for method in table])
         self.store = SQLStore(
             self.config.store.url or f"sqlite:///{state.database}",
             synchronous=self.config.store.synchronous,
             clock=clock,
             call_from_thread=reactor.callFromThread,
         )
-        self.agents = make_agents(
+        agents = make_agents(
             loaded, reactor=reactor, clock=clock, entropy=entropy, state_dir=str(state.path)
         )
-        self.services = self._make_services()
-        self.edge = Edge(
+        self.wiring = Wiring(
+            config=self.config,
             clock=clock,
             entropy=entropy,
-            limits=limits,
-            policy=DoorPolicy(AuthPolicy(self.config.auth.mode), self._origins()),
-            admission=Admission(clock=clock, entropy=entropy, store=self.store),
-            hello=Hello(self.services, limits, table.advertised()),
-            dispatcher=Dispatcher(table, self.services, entropy, self.metrics),
-            services=self.services,
-            metrics=self.metrics,
+            store=self.store,
+            agents=agents,
+            operations=self._operations(),
+            reactor=reactor,
         )
-        self.factory = GatewayFactory(self.edge, reactor)
-        root = make_root(self, authorize=self._authorized, exposition=self.metrics.render)
+        self.services = self.wiring.services
+        root = make_root(self, authorize=self._authorized, exposition=self.wiring.metrics.render)
         self.port = SwitchFactory(
-            self.factory,
-            Site(root, clock, websocket=self.factory),
+            self.wiring.factory,
+            Site(root, clock, websocket=self.wiring.factory),
             clock,
-            head_timeout=limits.handshake_timeout_s,
+            head_timeout=self.config.limits.handshake_timeout_s,
         )
-        self._beats = (
-            Periodic("tick", clock, limits.tick_interval_s, self._tick),
-            Periodic("health", clock, REFRESH_S, self.services.health.refresh),
-            Periodic("connections", clock, SWEEP_S, self.factory.sweep),
-        )
-
-    @property
-    def registries(self) -> list[Sweepable]:
-        """Every bounded registry that the pruner sweeps."""
-        services = self.services
-        return [services.voice, services.runs.window.claims, services.presence.entries]
 
     @property
     def urls(self) -> list[str]:
@@ -196,9 +159,24 @@ class GatewayService(Service):
         if secret is not None:
             self._redactor.add(secret)
         self._secret_source = source
-        self.edge.policy = DoorPolicy(AuthPolicy(self.config.auth.mode, secret), self._origins())
+        self.wiring.edge.policy = self.wiring.door(secret)
         self.store.open()
         self._listeners = listen(self._listen_specs, self.port, self.reactor)
+        self._refuse_open_door()
+
+    def _refuse_open_door(self) -> None:
+        """Stay closed where anybody on the network could come in. Raises StartError."""
+        if self.config.auth.mode != "none":
+            return
+        for listener in self._listeners:
+            host = getattr(listener.port.getHost(), "host", "127.0.0.1")
+            if not is_loopback(host):
+                for each in self._listeners:
+                    each.stopListening()
+                raise StartError(
+                    f'{listener.spec}: auth.mode "none" is for loopback addresses only; '
+                    "set a token or listen on 127.0.0.1 (server.listen)"
+                )
 
     def _shared_secret(self) -> tuple[str | None, str, tuple[str, ...]]:
         """Return the secret clients share, where it lies, and warnings. Raises StartError."""
@@ -206,9 +184,8 @@ class GatewayService(Service):
         if auth.mode == "none":
             return None, "none is asked for (auth.mode)", ()
         if auth.mode == "password":
-            password: Secret | None = auth.password
-            assert password is not None
-            value = resolve_secret(password, self._environ, base, key="auth.password")
+            assert auth.password is not None
+            value = resolve_secret(auth.password, self._environ, base, key="auth.password")
             return value, "auth.password of the configuration", ()
         token = self.state.load_token(
             self._token_file, self._environ, auth.token, base, self.entropy
@@ -231,7 +208,7 @@ class GatewayService(Service):
         await self.services.health.refresh()
         if not self.running:
             return
-        for beat in self._beats:
+        for beat in self.wiring.beats:
             beat.startService()
         self._ready = True
         for url in self.urls:
@@ -253,14 +230,14 @@ class GatewayService(Service):
         self._ready = False
         for listener in self._listeners:
             await maybeDeferred(listener.stopListening)
-        for beat in self._beats:
+        for beat in self.wiring.beats:
             await maybeDeferred(beat.stopService)
         self.services.hub.broadcast(Event("shutdown", {"reason": "gateway stopping"}))
         await self._within(
             self.config.limits.drain_grace_s, Deferred.fromCoroutine(self.services.runs.stop())
         )
         backends = [maybeDeferred(agent.backend.stopService) for agent in self.services.agents]
-        for connection in self.factory.open_connections:
+        for connection in self.wiring.factory.open_connections:
             connection.close(CloseCause.DRAIN, CloseCode.RESTART, "service restart")
         await self._connections_gone()
         await DeferredList(backends, consumeErrors=True)
@@ -273,7 +250,7 @@ class GatewayService(Service):
     async def _connections_gone(self) -> None:
         """Wait until every close frame was answered or its grace is over."""
         deadline = self.clock.seconds() + self.config.limits.close_grace_s + 0.2
-        while len(self.factory) and self.clock.seconds() < deadline:
+        while len(self.wiring.factory) and self.clock.seconds() < deadline:
             await deferLater(self.clock, 0.02, lambda: None)
 
     async def _within(self, seconds: float, work: Deferred[Any]) -> None:
@@ -284,57 +261,6 @@ class GatewayService(Service):
             self._log.failure("draining took too long; going on")
 
     # -- parts
-
-    def _make_services(self) -> Services:
-        clock, entropy, limits, store = self.clock, self.entropy, self.config.limits, self.store
-        hub = Hub(
-            self.metrics,
-            maximum=limits.connections_max,
-            per_principal=limits.connections_per_principal,
-        )
-        agents: AgentDirectory = self.agents
-        sessions = Sessions(clock=clock, entropy=entropy, store=store, hub=hub, agents=agents)
-        runs = Runs(
-            clock=clock,
-            entropy=entropy,
-            store=store,
-            agents=agents,
-            sessions=sessions,
-            limits=limits,
-            metrics=self.metrics,
-        )
-        sessions.knows_busy(runs.busy)
-        runs.add_listener(RunLog(store, clock))
-        runs.add_listener(Projector(hub))
-        health = Health(clock=clock, store=store, hub=hub, agents=agents)
-        presence = Presence(
-            hub,
-            clock,
-            host=platform.node() or "gateway",
-            version=__version__,
-            maximum=limits.presence_max,
-            ttl_ms=int(limits.presence_ttl_s * 1000),
-            state_version=health.state_version,
-        )
-        health.presence_version = lambda: presence.version
-        dedupe = TranscriptDedupe(
-            max_sessions=limits.voice_sessions_max, max_identities=limits.voice_identities_max
-        )
-        return Services(
-            clock=clock,
-            entropy=entropy,
-            limits=limits,
-            store=store,
-            hub=hub,
-            presence=presence,
-            health=health,
-            agents=agents,
-            sessions=sessions,
-            runs=runs,
-            nodes=Nodes(clock=clock, store=store, hub=hub),
-            voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
-            operations=self._operations(),
-        )
 
     def _operations(self) -> Operations:
         raw, parsed = redacted(self._loaded)
@@ -367,18 +293,11 @@ class GatewayService(Service):
         )
         return reading.addCallback(_tail_payload)
 
-    def _tick(self) -> None:
-        self.services.hub.broadcast(Event("tick", {"ts": self.clock.now_ms()}))
-
     def _authorized(self, bearer: str | None) -> bool:
-        auth = self.edge.policy.auth
+        auth = self.wiring.edge.policy.auth
         if auth.mode == "none":
             return True
         return bearer is not None and auth.secret is not None and same_secret(bearer, auth.secret)
-
-    def _origins(self) -> OriginPolicy:
-        allowed = self.config.server.allowed_origins
-        return OriginPolicy(normal_origins(allowed), allow_any="*" in allowed)
 
     def _base_dir(self) -> Path:
         path = self._loaded.path
@@ -400,6 +319,6 @@ def make_gateway(gateway: GatewayService) -> MultiService:
     """Return the service that runs a gateway: itself and its pruner, one beside the other."""
     whole = MultiService()
     gateway.setServiceParent(whole)  # type: ignore[no-untyped-call]
-    pruner = Pruner(gateway.clock, gateway.registries)
+    pruner = Pruner(gateway.clock, gateway.wiring.registries)
     pruner.setServiceParent(whole)  # type: ignore[no-untyped-call]
     return whole

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.interfaces import IClock, IEntropy
+from gateway import __version__
+from gateway.agents.demo import DemoBackend, DemoConfig
+from gateway.app.agents import Agent, AgentDirectory
+from gateway.app.operations import ConfigView, Operations
+from gateway.config import Config
+from gateway.core.sessionkey import SessionKeyPolicy
+from gateway.interfaces import BackendEnvironment, IAgentBackend, IClock, IEntropy, IStore
+from gateway.store.store import SQLStore
+from gateway.wiring import Wiring
 
 T = TypeVar("T")
+
+TOKEN = "token-of-the-test-gateway"
+"""The shared token of a gateway made by :func:`memory_gateway`."""
 
 
 @implementer(IClock)
@@ -59,3 +71,66 @@ def result_of(deferred: Deferred[T]) -> T:
     if isinstance(results[0], Failure):
         results[0].raiseException()
     return results[0]  # type: ignore[no-any-return]
+
+
+def environment(clock: IClock, agent_id: str = "main", **parts: Any) -> BackendEnvironment:
+    """Return what a backend is made with, on a fake clock."""
+    made: dict[str, Any] = {"entropy": FakeEntropy(), "reactor": None, "state_dir": "/nonexistent"}
+    return BackendEnvironment(agent_id=agent_id, clock=clock, **{**made, **parts})
+
+
+def memory_gateway(
+    *,
+    clock: FakeClock | None = None,
+    config: Config | None = None,
+    backends: Mapping[str, IAgentBackend] | None = None,
+    store: IStore | None = None,
+    secret: str | None = TOKEN,
+) -> Wiring:
+    """Return a whole gateway in memory: fake clock, SQLite in memory, no port, no thread.
+
+    ``backends`` are the agents by id, the first being the default; without any it is one demo agent
+    called main. The store is open; nothing else was started.
+    """
+    clock = clock or FakeClock()
+    entropy = FakeEntropy()
+    config = config or Config()
+    if backends is None:
+        backends = {"main": DemoBackend(DemoConfig(), clock)}
+    agents = {
+        agent_id: Agent(agent_id, agent_id, "test", backend, config.limits.run_timeout_s)
+        for agent_id, backend in backends.items()
+    }
+    default = next(iter(agents))
+    keys = SessionKeyPolicy.from_config(list(agents), default_agent_id=default)
+    if store is None:
+        store = SQLStore("sqlite://", clock=clock, call_from_thread=_here, threads=False)
+        store.open()
+    operations = Operations(
+        version=__version__,
+        boot_id=entropy.uuid4(),
+        host="test-host",
+        pid=1,
+        started_at_ms=clock.now_ms(),
+        state_dir="/nonexistent",
+        auth_mode=config.auth.mode,
+        config=ConfigView(
+            path="/nonexistent/gateway.toml", exists=False, raw="", parsed={}, hash=""
+        ),
+        tail_logs=lambda cursor, limit, max_bytes: succeed({}),
+    )
+    wiring = Wiring(
+        config=config,
+        clock=clock,
+        entropy=entropy,
+        store=store,
+        agents=AgentDirectory(agents, default, keys),
+        operations=operations,
+        reactor=clock,
+    )
+    wiring.edge.policy = wiring.door(secret)
+    return wiring
+
+
+def _here(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    function(*args, **kwargs)

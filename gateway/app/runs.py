@@ -1,9 +1,8 @@
-"""Runs: accepted, driven one at a time per session, ended exactly once.
+"""Runs: accepted once, driven one at a time per session, waited for.
 
-A run is accepted when the store holds it and its message; only then is the request answered. It is
-announced as ended when its end is stored, or when the store took longer than a second or failed: the
-end always arrives. Whatever happens (the backend returns, raises, hangs, is aborted, gives what can't
-be encoded) goes through :meth:`Runs._finish`, and nothing of the run stays behind it.
+A run is accepted when the store holds it and its message; only then is the request answered. The same
+idempotency key gives the same run, while it goes, after it ended and after a restart. What happens
+between acceptance and end is in :mod:`gateway.app.drive`.
 """
 
 from __future__ import annotations
@@ -13,37 +12,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from gateway.app.agents import AgentDirectory
+from gateway.app.deferreds import shielded
+from gateway.app.drive import Drive
 from gateway.app.sessions import Sessions
-from gateway.app.sink import Sink
 from gateway.config import LimitsConfig
 from gateway.core.idempotency import Answer, IdempotencyWindow
 from gateway.core.lanes import LaneFull, Lanes
 from gateway.core.registry import RegistryFull
-from gateway.core.run import EncodeFailed, Run, RunOutcome, RunOutput
-from gateway.errors import (
-    BackendError,
-    BackendErrorKind,
-    GatewayError,
-    InvalidRequest,
-    StoreError,
-    Unavailable,
-    VersionConflict,
-)
+from gateway.core.run import Run, RunOutcome, RunOutput
+from gateway.errors import GatewayError, InvalidRequest, StoreError, Unavailable, VersionConflict
 from gateway.interfaces import IClock, IEntropy, IStore, RunListener
 from gateway.metrics import Metrics
-from gateway.model import Message, RunRecord, RunRequest, RunResult, RunState, TurnEnd
-
-STORE_PATIENCE_S = 1.0
-"""How long the end of a run waits for the store before it is announced."""
+from gateway.model import Message, RunRecord, RunRequest, RunState, TurnEnd
 
 MAX_ACTIVE = 10_000
 """Runs that may be accepted or running at once, over all sessions."""
+
+STOP_PATIENCE_S = 2.0
+"""How long one run's end is waited for when the gateway stops."""
 
 MAX_AWAITED = 1_000
 """Runs that may be waited for before they exist."""
@@ -61,7 +51,6 @@ class Turn:
     actor: str
     conn_id: str | None = None
     wants_tools: bool = False
-    persist: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,31 +62,6 @@ class Started:
     message_seq: int | None = None
     accepted_at_ms: int = 0
     outcome: RunOutcome | None = None
-
-
-@dataclass(slots=True)
-class _Drive:
-    """What moves a run: its sink, what its backend owes, and its timeout."""
-
-    run: Run
-    sink: Sink | None = None
-    work: Deferred[RunResult] | None = None
-    timeout: IDelayedCall | None = None
-    accepted: bool = False
-    """Whether the store has it; an end before that waits for it."""
-    doomed: str | None = None
-    """The stop reason of an abort that came before the run was accepted."""
-
-    def release(self) -> None:
-        """Let go of everything: no more text, no timeout, no backend."""
-        sink, work, timeout = self.sink, self.work, self.timeout
-        self.sink = self.work = self.timeout = None
-        if sink is not None:
-            sink.close()
-        if timeout is not None and timeout.active():
-            timeout.cancel()
-        if work is not None:
-            work.cancel()
 
 
 class Runs:
@@ -116,11 +80,11 @@ class Runs:
         limits: LimitsConfig,
         metrics: Metrics,
     ) -> None:
-        self._clock = clock
-        self._store = store
+        self.clock = clock
+        self.store = store
         self._agents = agents
-        self._sessions = sessions
-        self._limits = limits
+        self.sessions = sessions
+        self.delta_interval_s = limits.delta_interval_ms / 1000
         self._metrics = metrics
         self.epoch = entropy.uuid4()
         """Distinguishes the logs of this process from those of another."""
@@ -128,7 +92,7 @@ class Runs:
         self.window = IdempotencyWindow(
             maximum=limits.idempotency_max, ttl_ms=int(limits.idempotency_ttl_s * 1000)
         )
-        self._drives: dict[str, _Drive] = {}
+        self._drives: dict[str, Drive] = {}
         self._listeners: list[RunListener] = []
         self._awaited: dict[str, list[Callable[[RunOutcome], None]]] = {}
 
@@ -153,14 +117,100 @@ class Runs:
         found = (self.get(run_id) for run_id in self.lanes.runs(session_key))
         return [run for run in found if run is not None]
 
-    async def start(self, turn: Turn) -> Started:
+    def start(self, turn: Turn) -> Deferred[Started]:
         """Accept a run and start it as soon as its session is free.
 
-        Raises InvalidRequest where the key was used for other content, and Unavailable where too many
-        runs wait or the store did not take it; the key is then free again.
+        Who cancels the Deferred only stops waiting: what was begun is carried through. Raises
+        InvalidRequest where the key was used for other content, and Unavailable where too many runs
+        wait or the store did not take it; the key is then free again.
         """
+        return shielded(Deferred.fromCoroutine(self._start(turn)))
+
+    def abort(self, run_id: str, stop_reason: str) -> bool:
+        """End a run now; return whether there was one to end."""
+        drive = self._drives.get(run_id)
+        if drive is None or drive.run.state.terminal:
+            return False
+        drive.abort(stop_reason)
+        return True
+
+    def abort_session(self, session_key: str, stop_reason: str) -> list[str]:
+        """End all runs of a session, the waiting ones first; return their ids."""
+        waiting_first = reversed(self.lanes.runs(session_key))
+        return [run_id for run_id in waiting_first if self.abort(run_id, stop_reason)]
+
+    def wait(self, run_id: str, timeout_s: float) -> Deferred[RunOutcome | None]:
+        """Return how a run ended, as soon as it has; None after ``timeout_s``. Raises Unavailable."""
+        done: Deferred[RunOutcome | None] = Deferred()
+        claim = self.window.claims.get(run_id)
+        if claim is not None and claim.outcome is not None:
+            done.callback(claim.outcome)
+            return done
+        waiters = self._waiters_of(run_id)
+
+        def fire(outcome: RunOutcome | None) -> None:
+            if not done.called:
+                done.callback(outcome)
+
+        def forget(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            if fire in waiters:
+                waiters.remove(fire)
+            if not self._awaited.get(run_id, True):
+                del self._awaited[run_id]
+            return result
+
+        timer = self.clock.callLater(timeout_s, fire, None)
+        waiters.append(fire)
+        done.addBoth(forget)
+        return done
+
+    async def recover(self) -> int:
+        """End the runs that a crash left open; return how many there were."""
+        open_runs: tuple[RunRecord, ...] = await self.store.open_runs()
+        for record in open_runs:
+            await self.store.finish_turn(TurnEnd(run=_interrupted(record, self.clock.now_ms())))
+        if open_runs:
+            self._log.warn("{count} runs were open after a crash; ended", count=len(open_runs))
+        return len(open_runs)
+
+    async def stop(self) -> None:
+        """End every run, and wait until the ends are stored."""
+        for run_id in list(self._drives):
+            self.abort(run_id, "shutdown")
+        while self._drives:
+            run_id = next(iter(self._drives))
+            await self.wait(run_id, STOP_PATIENCE_S)
+            if run_id in self._drives:
+                self._log.error("run {run} did not end", run=run_id)
+                return
+
+    def dispatch(self, output: RunOutput) -> None:
+        """Hand an output to every listener; one that raises does not keep it from the others."""
+        for listener in self._listeners:
+            try:
+                listener(output)
+            except Exception:
+                self._metrics.listener_failed()
+                self._log.failure("a listener failed on run {run}", run=output.run.run_id)
+
+    def ended(self, run: Run, outcome: RunOutcome, messages: tuple[Message, ...]) -> None:
+        """The end of a run was announced: settle what hangs on it, and let go of it."""
+        self._metrics.run_ended(outcome.state.value)
+        self.window.settle(run.run_id, outcome, self.clock.now_ms())
+        self.sessions.ended(run, outcome, messages)
+        waiters, run.waiters = run.waiters, []
+        self._forget(run)
+        for waiter in waiters:
+            try:
+                waiter(outcome)
+            except Exception:
+                self._log.failure("a waiter of run {run} failed", run=run.run_id)
+
+    async def _start(self, turn: Turn) -> Started:
         run_id = turn.request.run_id
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         try:
             answer, claim = self.window.claim(run_id, turn.fingerprint, run_id, now_ms)
         except RegistryFull as error:
@@ -174,94 +224,10 @@ class Runs:
         except GatewayError:
             self.window.release(run_id)
             raise
-        try:
-            session, message = await self._store.accept_turn(
-                run.record(),
-                self._sessions.opening(turn.request),
-                turn.message if turn.persist else None,
-            )
-        except VersionConflict:
-            return await self._known(run, turn)
-        except StoreError as error:
-            self._log.failure("run {run} was not stored", run=run_id)
-            self._end_unstored(run, f"the session could not be opened: {error}")
-            raise Unavailable("the run could not be stored; try again", retryable=True) from error
-        run.session_id = session.session_id
-        self._sessions.accepted(session, message, run)
-        self._accepted(run)
-        return Started(
-            run_id,
-            fresh=True,
-            message_seq=message.seq if message else None,
-            accepted_at_ms=run.accepted_at_ms,
-        )
-
-    def abort(self, run_id: str, stop_reason: str) -> bool:
-        """End a run now; return whether there was one to end."""
-        drive = self._drives.get(run_id)
-        if drive is None or drive.run.state.terminal:
-            return False
-        if drive.accepted:
-            self._finish(drive, RunState.ABORTED, stop_reason=stop_reason)
-        else:
-            drive.doomed = stop_reason
-        return True
-
-    def abort_session(self, session_key: str, stop_reason: str) -> list[str]:
-        """End all runs of a session, the waiting ones first; return their ids."""
-        waiting_first = reversed(self.lanes.runs(session_key))
-        return [run_id for run_id in waiting_first if self.abort(run_id, stop_reason)]
-
-    def wait(self, run_id: str, timeout_s: float) -> Deferred[RunOutcome | None]:
-        """Return how a run ended, as soon as it has; None after ``timeout_s``."""
-        claim = self.window.claims.get(run_id)
-        done: Deferred[RunOutcome | None] = Deferred()
-        if claim is not None and claim.outcome is not None:
-            done.callback(claim.outcome)
-            return done
-        run = self.get(run_id)
-        if run is None and run_id not in self._awaited and len(self._awaited) >= MAX_AWAITED:
-            raise Unavailable("too many runs are waited for", retryable=True)
-        waiters = run.waiters if run is not None else self._awaited.setdefault(run_id, [])
-
-        def ended(outcome: RunOutcome) -> None:
-            if not done.called:
-                done.callback(outcome)
-
-        def forget(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
-            if ended in waiters:
-                waiters.remove(ended)
-            if not self._awaited.get(run_id, True):
-                del self._awaited[run_id]
-            return result
-
-        timer = self._clock.callLater(timeout_s, lambda: done.callback(None))
-        waiters.append(ended)
-        done.addBoth(forget)
-        return done
-
-    async def recover(self) -> int:
-        """End the runs that a crash left open; return how many there were."""
-        open_runs: tuple[RunRecord, ...] = await self._store.open_runs()
-        for record in open_runs:
-            await self._store.finish_turn(TurnEnd(run=_interrupted(record, self._clock.now_ms())))
-        if open_runs:
-            self._log.warn("{count} runs were open after a crash; ended", count=len(open_runs))
-        return len(open_runs)
-
-    async def stop(self) -> None:
-        """End every run, and wait until the ends are stored."""
-        for run_id in list(self._drives):
-            self.abort(run_id, "shutdown")
-        while self._drives:
-            waiting = next(iter(self._drives.values())).run
-            stored: Deferred[None] = Deferred()
-            waiting.waiters.append(lambda _, stored=stored: stored.callback(None))  # type: ignore[misc]
-            await stored
+        return await self._accept(run, turn)
 
     def _enter(self, turn: Turn, now_ms: int) -> Run:
+        """Make the run and put it in its session's lane. Raises Unavailable."""
         if len(self._drives) >= MAX_ACTIVE:
             raise _busy("too many runs")
         request = turn.request
@@ -280,15 +246,42 @@ class Runs:
             tool_recipient=turn.wants_tools,
         )
         run.waiters.extend(self._awaited.pop(run.run_id, ()))
-        self._drives[run.run_id] = _Drive(run)
+        self._drives[run.run_id] = Drive(run, self)
         self._metrics.runs_active(len(self._drives))
         return run
+
+    async def _accept(self, run: Run, turn: Turn) -> Started:
+        """Store the run and its message; then it may go."""
+        try:
+            session, message = await self.store.accept_turn(
+                run.record(), self.sessions.opening(turn.request), turn.message
+            )
+        except VersionConflict:
+            return await self._known(run, turn)
+        except StoreError as error:
+            self._log.failure("run {run} was not stored", run=run.run_id)
+            self._end_unstored(run, f"the session could not be opened: {error}")
+            raise Unavailable("the run could not be stored; try again", retryable=True) from error
+        except Exception:
+            self._end_unstored(run, "the session could not be opened")
+            raise
+        run.session_id = session.session_id
+        self.sessions.accepted(session, message, run)
+        drive = self._drives[run.run_id]
+        if drive.accept() and self.lanes.runs(run.session_key)[0] == run.run_id:
+            self._launch(drive)
+        return Started(
+            run.run_id,
+            fresh=True,
+            message_seq=message.seq if message else None,
+            accepted_at_ms=run.accepted_at_ms,
+        )
 
     async def _known(self, run: Run, turn: Turn) -> Started:
         """Answer for a run that the store knows from before: a repeat after a restart, or a conflict."""
         self._forget(run)
         self.window.release(run.run_id)
-        record: RunRecord | None = await self._store.get_run(run.run_id)
+        record: RunRecord | None = await self.store.get_run(run.run_id)
         if record is None or record.fingerprint != turn.fingerprint:
             raise _conflict()
         return Started(
@@ -298,171 +291,37 @@ class Runs:
             outcome=outcome_of(record),
         )
 
-    def _accepted(self, run: Run) -> None:
-        drive = self._drives[run.run_id]
-        drive.accepted = True
-        if drive.doomed is not None:
-            self._finish(drive, RunState.ABORTED, stop_reason=drive.doomed)
-        elif self.lanes.runs(run.session_key)[0] == run.run_id:
-            self._launch(run.run_id)
-
-    def _launch(self, run_id: str) -> None:
-        drive = self._drives[run_id]
-        run = drive.run
-        self._dispatch(run.start(self._clock.now_ms()))
-        agent = self._agents.get(run.request.agent_id)
-        if agent is None:
-            error = f'Agent "{run.request.agent_id}" no longer exists in configuration'
-            self._finish(drive, RunState.FAILED, error=error)
-            return
-        timeout_s = agent.timeout_s if run.request.timeout_s is None else run.request.timeout_s
-        if timeout_s > 0:
-            drive.timeout = self._clock.callLater(timeout_s, self.abort, run_id, "timeout")
-        drive.sink = Sink(
-            run,
-            clock=self._clock,
-            store=self._store,
-            interval_s=self._limits.delta_interval_ms / 1000,
-            emit=self._dispatch,
-            overflow=lambda text: self._finish(drive, RunState.FAILED, error=text),
-        )
-        request = msgspec.structs.replace(run.request, session_id=run.session_id)
-        work = drive.work = maybeDeferred(agent.backend.start, request, drive.sink)
-        work.addCallbacks(self._succeeded, self._failed, (drive,), {}, (drive,), {})
-        work.addErrback(lambda failure: self._log.failure("run handling", failure=failure))
-
-    def _succeeded(self, result: RunResult, drive: _Drive) -> None:
-        self._finish(
-            drive,
-            RunState.DONE,
-            stop_reason=result.stop_reason,
-            usage=result.usage,
-            provider=result.provider,
-            model=result.model,
-        )
-
-    def _failed(self, failure: Failure, drive: _Drive) -> None:
-        if drive.run.state.terminal:
-            failure.trap(CancelledError, BackendError)
-            return
-        error = failure.value
-        if isinstance(error, BackendError):
-            self._finish(
-                drive,
-                RunState.FAILED,
-                error=error.message,
-                error_kind=error.kind,
-                error_detail=dict(error.detail) if error.detail else None,
-            )
-        elif isinstance(error, CancelledError):
-            self._finish(drive, RunState.ABORTED, stop_reason="aborted")
-        else:
-            self._log.failure(
-                "run {run}: its backend failed", failure=failure, run=drive.run.run_id
-            )
-            self._finish(drive, RunState.FAILED, error="the agent failed (see the gateway's log)")
-
-    def _finish(self, drive: _Drive, state: RunState, **how: Any) -> None:
-        """End a run: every path leads here, and the first one counts."""
-        run, now_ms = drive.run, self._clock.now_ms()
-        try:
-            outputs = run.finish(state, now_ms, **how)
-        except EncodeFailed as error:
-            self._log.error(
-                "run {run}: its result has no JSON form: {error}", run=run.run_id, error=error
-            )
-            text = "the agent's result could not be encoded"
-            kind = BackendErrorKind.UNKNOWN
-            outputs = run.finish(RunState.FAILED, now_ms, error=text, error_kind=kind)
-        if not outputs:
-            return
-        drive.release()
-        outcome = outputs[-1].outcome
-        assert outcome is not None
-        end = TurnEnd(
-            run=run.record(outcome),
-            messages=self._sessions.answer_of(run, outcome),
-            events=tuple(output.record() for output in outputs),
-            input_tokens=outcome.usage.input_tokens if outcome.usage else 0,
-            output_tokens=outcome.usage.output_tokens if outcome.usage else 0,
-        )
-        self._store_then(end, lambda messages: self._announce(run, outputs, outcome, messages))
-
-    def _store_then(self, end: TurnEnd, announce: Callable[[tuple[Message, ...]], None]) -> None:
-        """Store an end, then announce it; do not wait longer than STORE_PATIENCE_S for the store."""
-        said = False
-
-        def once(messages: tuple[Message, ...]) -> None:
-            nonlocal said
-            if not said:
-                said = True
-                if patience.active():
-                    patience.cancel()
-                announce(messages)
-
-        patience = self._clock.callLater(STORE_PATIENCE_S, once, ())
-        stored = self._store.finish_turn(end)
-
-        def failed(failure: Failure) -> None:
-            self._log.failure(
-                "run {run}: its end was not stored", failure=failure, run=end.run.run_id
-            )
-            once(())
-
-        stored.addCallbacks(once, failed)
-        stored.addErrback(
-            lambda failure: self._log.failure("announcing a run's end", failure=failure)
-        )
-
-    def _announce(
-        self,
-        run: Run,
-        outputs: list[RunOutput],
-        outcome: RunOutcome,
-        messages: tuple[Message, ...],
-    ) -> None:
+    def _end_unstored(self, run: Run, error: str) -> None:
+        """End a run that never reached the store, so that who watched it sees an end."""
+        self.window.release(run.run_id)
+        outputs = run.finish(RunState.FAILED, self.clock.now_ms(), error=error)
         for output in outputs:
-            self._dispatch(output)
-        self._metrics.run_ended(outcome.state.value)
-        self._log.info(
-            "run ended run={run} session={session} agent={agent} state={state}",
-            run=run.run_id,
-            session=run.session_key,
-            agent=run.request.agent_id,
-            state=outcome.state.value,
-            durationMs=outcome.ended_at_ms - run.accepted_at_ms,
-        )
-        self.window.settle(run.run_id, outcome, self._clock.now_ms())
-        self._sessions.ended(run, outcome, messages)
+            self.dispatch(output)
         waiters, run.waiters = run.waiters, []
         self._forget(run)
         for waiter in waiters:
-            try:
-                waiter(outcome)
-            except Exception:
-                self._log.failure("a waiter of run {run} failed", run=run.run_id)
+            if outputs[-1].outcome is not None:
+                waiter(outputs[-1].outcome)
 
-    def _end_unstored(self, run: Run, error: str) -> None:
-        """End a run that never reached the store, so that who watched it sees an end."""
-        for output in run.finish(RunState.FAILED, self._clock.now_ms(), error=error):
-            self._dispatch(output)
-        self.window.release(run.run_id)
-        self._forget(run)
+    def _launch(self, drive: Drive) -> None:
+        drive.launch(self._agents.get(drive.run.request.agent_id))
 
     def _forget(self, run: Run) -> None:
+        """Drop a run, and let the next one of its session go."""
         self._drives.pop(run.run_id, None)
         self._metrics.runs_active(len(self._drives))
         following = self.lanes.leave(run.session_key, run.run_id)
-        if following is not None and self._drives[following].accepted:
-            self._launch(following)
+        drive = self._drives.get(following) if following is not None else None
+        if drive is not None and drive.accepted and not drive.run.state.terminal:
+            self._launch(drive)
 
-    def _dispatch(self, output: RunOutput) -> None:
-        for listener in self._listeners:
-            try:
-                listener(output)
-            except Exception:
-                self._metrics.listener_failed()
-                self._log.failure("a listener failed on run {run}", run=output.run.run_id)
+    def _waiters_of(self, run_id: str) -> list[Callable[[RunOutcome], None]]:
+        run = self.get(run_id)
+        if run is not None:
+            return run.waiters
+        if run_id not in self._awaited and len(self._awaited) >= MAX_AWAITED:
+            raise Unavailable("too many runs are waited for", retryable=True)
+        return self._awaited.setdefault(run_id, [])
 
 
 def outcome_of(record: RunRecord) -> RunOutcome | None:

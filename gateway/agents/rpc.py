@@ -1,0 +1,164 @@
+"""One side of a JSON-RPC conversation: requests as Deferreds, and what the other side asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+
+from gateway.agents.jsonrpc import (
+    MAX_LINE_BYTES,
+    ErrorResult,
+    Garbage,
+    MessageReader,
+    Notification,
+    Received,
+    Request,
+    Result,
+    RpcError,
+    encode_error,
+    encode_notification,
+    encode_request,
+    encode_result,
+)
+from gateway.errors import BackendError
+from gateway.interfaces import IClock
+
+MAX_PENDING = 1000
+"""Requests that may wait for an answer at once."""
+MAX_GARBAGE = 100
+"""Lines that are no messages, beyond those that as many messages made good."""
+
+
+class TooMuchGarbage(Exception):
+    """The other side does not speak JSON-RPC."""
+
+
+class Conversation:
+    """Sends requests and notifications through ``write``, hands on what is asked and told.
+
+    ``on_request`` returns the answer or raises RpcError; ``on_notification`` just gets it. Whoever
+    cancels a request's Deferred is not told the late answer.
+
+    :ivar garbage: lines that were no messages, all in all.
+    """
+
+    def __init__(
+        self,
+        *,
+        write: Callable[[bytes], None],
+        on_request: Callable[[str, Any], Any],
+        on_notification: Callable[[str, Any], None],
+        clock: IClock,
+        log: Logger,
+    ) -> None:
+        self._write = write
+        self._on_request = on_request
+        self._on_notification = on_notification
+        self._clock = clock
+        self._log = log
+        self._reader = MessageReader()
+        self._pending: dict[int, Deferred[Any]] = {}
+        self._last_id = 0
+        self._closed: BackendError | None = None
+        self._garbage_level = 0
+        self.garbage = 0
+
+    @property
+    def pending(self) -> int:
+        """How many requests wait for an answer."""
+        return len(self._pending)
+
+    def request(self, method: str, params: Any, timeout_s: float | None = None) -> Deferred[Any]:
+        """Ask; the Deferred gives the result.
+
+        Fails with RpcError if the other side refuses, with TimeoutError after ``timeout_s`` seconds,
+        with the error given to :meth:`close`, and with BackendError if too many requests wait or this
+        one is too large.
+        """
+        if self._closed is not None:
+            return fail(self._closed)
+        if len(self._pending) >= MAX_PENDING:
+            return fail(BackendError("the agent has too many requests to answer"))
+        id_ = self._last_id + 1
+        try:
+            line = encode_request(id_, method, params)
+        except (TypeError, ValueError) as error:
+            return fail(BackendError(f"can not be sent to the agent: {error}"))
+        if len(line) > MAX_LINE_BYTES:
+            return fail(BackendError(f"{len(line)} bytes are too much for the agent"))
+        self._last_id = id_
+        answer: Deferred[Any] = Deferred(lambda _: self._forget(id_))
+        self._pending[id_] = answer
+        if timeout_s is not None:
+            answer.addTimeout(timeout_s, self._clock)
+        self._write(line)
+        return answer
+
+    def notify(self, method: str, params: Any) -> None:
+        """Tell something."""
+        if self._closed is None:
+            self._write(encode_notification(method, params))
+
+    def received(self, data: bytes) -> None:
+        """Take bytes from the other side. Raises LineTooLong and TooMuchGarbage."""
+        if self._closed is not None:
+            return
+        for message in self._reader.feed(data):
+            if self._closed is None:
+                self._handle(message)
+
+    def close(self, error: BackendError) -> None:
+        """Fail what waits, and all that is asked from now on, with ``error``."""
+        if self._closed is None:
+            self._closed = error
+            waiting, self._pending = self._pending, {}
+            for answer in waiting.values():
+                answer.errback(error)
+
+    def _forget(self, id_: int) -> None:
+        self._pending.pop(id_, None)
+
+    def _handle(self, message: Received) -> None:
+        if isinstance(message, Garbage):
+            self._count(message)
+            return
+        self._garbage_level = max(0, self._garbage_level - 1)
+        match message:
+            case Request(id_, method, params):
+                self._write(self._answer(id_, method, params))
+            case Notification(method, params):
+                self._on_notification(method, params)
+            case Result(id_, value):
+                self._resolve(id_, value)
+            case ErrorResult(id_, error):
+                self._resolve(id_, error)
+
+    def _answer(self, id_: int | str | None, method: str, params: Any) -> bytes:
+        try:
+            return encode_result(id_, self._on_request(method, params))
+        except RpcError as error:
+            return encode_error(id_, error)
+
+    def _resolve(self, id_: int | str | None, value: Any) -> None:
+        answer = self._pending.pop(id_, None) if isinstance(id_, int) else None
+        if answer is None:
+            self._log.debug("an answer to request {id} that nobody waits for", id=id_)
+        elif isinstance(value, RpcError):
+            answer.errback(value)
+        else:
+            answer.callback(value)
+
+    def _count(self, garbage: Garbage) -> None:
+        self.garbage += 1
+        self._garbage_level += 1
+        preview = garbage.preview.decode("utf-8", "replace")
+        self._log.warn(
+            "not a JSON-RPC message on standard output: {preview!r} ({size} bytes)",
+            preview=preview,
+            size=garbage.size,
+        )
+        if self._garbage_level > MAX_GARBAGE:
+            raise TooMuchGarbage(f"more than {MAX_GARBAGE} lines that are no messages")

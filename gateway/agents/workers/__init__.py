@@ -1,0 +1,1 @@
+"""Agent programs that run in processes of their own."""

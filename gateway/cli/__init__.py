@@ -1,0 +1,53 @@
+"""gatewayctl: talk to a gateway from the command line.
+
+One module per group of commands. Modules import click at their top and everything heavier inside the
+command that needs it, so that ``--help`` and the commands that do not connect start at once.
+
+Exit status: 0 done; 1 the gateway answered with an error, or what was checked is wrong; 2 no
+connection, or a command line that makes no sense; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import gateway
+from gateway.cli.call import call, methods
+from gateway.cli.chat import chat
+from gateway.cli.common import Flags, Interrupted, connection_options
+from gateway.cli.local import config, token
+
+
+class _Group(click.Group):
+    """A group whose commands end quietly on Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gateway.__version__, prog_name="gatewayctl")
+@connection_options
+@click.pass_context
+def cli(ctx: click.Context, /, **flags: str | None) -> None:
+    """Talk to a gateway.
+
+    On the gateway's own host no option is needed: address and token are those of the configuration
+    that $GATEWAY_CONFIG names, or else the defaults. The connection options may stand before or
+    after the command.
+    """
+    ctx.obj = Flags(**flags)
+
+
+for _command in (call, chat, config, methods, token):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    cli(prog_name="gatewayctl")

@@ -1,0 +1,231 @@
+"""A connection for a command: the event loop runs in a thread of its own.
+
+The main thread stays free for the terminal: it may block in a prompt, where Ctrl-C is an ordinary
+KeyboardInterrupt, while the loop goes on answering pings and taking in ticks. The two meet in
+:meth:`Loop.run` only.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.selectreactor import SelectReactor
+from twisted.python.failure import Failure as TwistedFailure
+
+from gateway.cli.common import Failure, Flags, Unreachable
+from gateway.cli.where import Target, resolve
+from gateway.client import (
+    OPERATOR_SCOPES,
+    ClientError,
+    ClientOptions,
+    ConnectFailed,
+    ConnectionLost,
+    ConnectRefused,
+    Credentials,
+    InvalidUrl,
+    Outcome,
+    RunEnded,
+    RunEvent,
+    client_info,
+)
+from gateway.client.run import Run
+from gateway.client.twisted import Client, connect
+from gateway.runtime import use_steady_time
+
+if TYPE_CHECKING:
+    from gateway.client import Hello
+
+T = TypeVar("T")
+
+JOIN_TIMEOUT_S = 3.0
+ABORT_TIMEOUT_S = 5.0
+SIGNAL_LATENCY_S = 0.25
+
+_HINTS = {
+    "AUTH_TOKEN_MISSING": "give --token-file, or set GATEWAY_TOKEN",
+    "AUTH_TOKEN_MISMATCH": "is it the token of this gateway? see: gatewayctl token",
+    "AUTH_PASSWORD_MISSING": "give the password with --token-file, or set GATEWAY_TOKEN",
+}
+
+
+class Loop:
+    """A Twisted loop of its own in a background thread; no global reactor is touched."""
+
+    def __init__(self) -> None:
+        self.reactor: Any = SelectReactor()
+        use_steady_time(self.reactor)
+        self._thread = threading.Thread(
+            target=self.reactor.run, kwargs={"installSignalHandlers": False}, daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.reactor.callFromThread(self.reactor.stop)
+        self._thread.join(JOIN_TIMEOUT_S)
+
+    def run(self, function: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Run a coroutine in the loop and return or raise what it ends with.
+
+        Ctrl-C cancels it and is raised here.
+        """
+        outcomes: SimpleQueue[Any] = SimpleQueue()
+        running: list[Deferred[T]] = []
+
+        def start() -> None:
+            deferred = Deferred.fromCoroutine(function())
+            running.append(deferred)
+            deferred.addBoth(outcomes.put)
+
+        def cancel() -> None:
+            for deferred in running:
+                deferred.cancel()
+
+        try:
+            self.reactor.callFromThread(start)
+            outcome = _wait(outcomes)
+        except KeyboardInterrupt:
+            self.reactor.callFromThread(cancel)
+            raise
+        if isinstance(outcome, TwistedFailure):
+            outcome.raiseException()
+        return outcome  # type: ignore[no-any-return]
+
+
+def _wait(outcomes: SimpleQueue[Any]) -> Any:
+    """Get the outcome; look up now and then, since a signal just before waiting does not wake it."""
+    while True:
+        with suppress(Empty):
+            return outcomes.get(timeout=SIGNAL_LATENCY_S)
+
+
+class Answer:
+    """The answer to one message, for the main thread: iterate it once."""
+
+    def __init__(self, loop: Loop, run: Run) -> None:
+        self._loop = loop
+        self._run = run
+        self._ended = False
+
+    def __iter__(self) -> Iterator[RunEvent]:
+        while not self._ended:
+            yield self._loop.run(self._next)
+
+    async def _next(self) -> RunEvent:
+        event = await self._run.__anext__()
+        self._ended = isinstance(event, RunEnded)
+        return event
+
+    def abort(self) -> None:
+        """Stop the run and wait a while for its end."""
+        if not self._ended:
+            self._loop.run(self._stop)
+
+    async def _stop(self) -> None:
+        async def stopped() -> None:
+            await self._run.abort()
+            await self._run.result()
+
+        stopping = Deferred.fromCoroutine(stopped())
+        stopping.addTimeout(ABORT_TIMEOUT_S, self._loop.reactor)
+        with suppress(ClientError, TimeoutError):  # it is over, or this client stops waiting for it
+            await stopping
+
+
+class Session:
+    """A connected client, for the main thread."""
+
+    def __init__(self, loop: Loop, client: Client) -> None:
+        self._loop = loop
+        self._client = client
+
+    @property
+    def hello(self) -> Hello:
+        """What the gateway told when it let us in."""
+        return self._client.hello
+
+    def call(self, method: str, params: Any, *, expect_final: bool, timeout: float | None) -> Any:
+        """Send a request and return the payload of its answer. Raises what the client raises."""
+
+        async def call() -> Any:
+            return await self._client.call(
+                method, params, expect_final=expect_final, timeout=timeout
+            )
+
+        return self._loop.run(call)
+
+    def chat(self, message: str, session_key: str) -> Answer:
+        """Send a message to an agent."""
+
+        async def start() -> Run:
+            return self._client.chat(message, session_key)
+
+        return Answer(self._loop, self._loop.run(start))
+
+
+@contextmanager
+def session(flags: Flags) -> Iterator[Session]:
+    """Connect for the length of a ``with`` block. What goes wrong is raised as Failure."""
+    target = resolve(flags, os.environ)
+    options = ClientOptions(
+        client=client_info("cli", "cli"),
+        credentials=Credentials(token=target.token),
+        scopes=OPERATOR_SCOPES,
+    )
+    with Loop() as loop:
+
+        async def open_client() -> Client:
+            return await connect(loop.reactor, target.url, options)
+
+        try:
+            client = loop.run(open_client)
+            try:
+                yield Session(loop, client)
+            finally:
+                close(loop, client)
+        except ClientError as error:
+            raise failure(error, target) from None
+
+
+def close(loop: Loop, client: Client) -> None:
+    """Leave the gateway with a close frame rather than a cut."""
+
+    async def leave() -> None:
+        await client.close()
+
+    loop.run(leave)
+
+
+def failure(error: ClientError, target: Target) -> Failure:
+    """Say in one line what went wrong, with the exit status for it."""
+    if isinstance(error, ConnectRefused):
+        code = error.detail_code or error.code
+        text = f"refused by {target.url}: {error.message}" + (f" ({code})" if code else "")
+        hint = _HINTS.get(code or "")
+        return Unreachable(f"{text}: {hint}" if hint else text)
+    if isinstance(error, ConnectFailed | ConnectionLost | InvalidUrl):
+        return Unreachable(str(error))
+    return Failure(str(error))
+
+
+def ended_badly(end: RunEnded) -> str | None:
+    """Return what to tell of an end that is no success, ``None`` for one that is."""
+    if end.outcome is Outcome.ERROR:
+        return end.error_message or "the run failed"
+    if end.outcome is Outcome.ABORTED:
+        return f"aborted ({end.stop_reason})" if end.stop_reason else "aborted"
+    return None

@@ -1,0 +1,1 @@
+"""The network edge: WebSocket and HTTP on one port."""

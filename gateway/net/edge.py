@@ -1,0 +1,151 @@
+"""What the connections of one gateway share: the door, the limits, the services behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from gateway.app.admission import Admission, Admitted
+from gateway.app.context import Caller, Services
+from gateway.app.hello import Hello
+from gateway.app.presence import Presence
+from gateway.config import LimitsConfig
+from gateway.core.access import Peer, is_loopback
+from gateway.core.connect import DoorPolicy, Proven
+from gateway.core.events import Event
+from gateway.core.frames import response
+from gateway.core.keepalive import Keepalive
+from gateway.core.params import given
+from gateway.interfaces import IClock, IEntropy
+from gateway.metrics import Metrics
+from gateway.net.port import Deadlines
+from gateway.rpc.dispatch import Dispatcher
+
+if TYPE_CHECKING:
+    from gateway.net.websocket import GatewayProtocol
+
+FORWARDED_HEADERS = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+)
+
+
+class Strangers:
+    """Connections that are not authenticated yet, counted per address."""
+
+    def __init__(self, *, per_address: int, loopback: int) -> None:
+        self._per_address = per_address
+        self._loopback = loopback
+        self._addresses: dict[GatewayProtocol, str] = {}
+        self._counts: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def enter(self, connection: GatewayProtocol, address: str) -> bool:
+        """Count a connection; return False if its address has too many already."""
+        limit = self._loopback if is_loopback(address) else self._per_address
+        if self._counts.get(address, 0) >= limit:
+            return False
+        self._addresses[connection] = address
+        self._counts[address] = self._counts.get(address, 0) + 1
+        return True
+
+    def leave(self, connection: GatewayProtocol) -> None:
+        """The connection is authenticated, or gone."""
+        address = self._addresses.pop(connection, None)
+        if address is not None:
+            self._counts[address] -= 1
+            if not self._counts[address]:
+                del self._counts[address]
+
+
+@dataclass
+class Edge:
+    """Everything a connection needs of the gateway."""
+
+    clock: IClock
+    entropy: IEntropy
+    limits: LimitsConfig
+    policy: DoorPolicy
+    admission: Admission
+    hello: Hello
+    dispatcher: Dispatcher
+    services: Services
+    metrics: Metrics
+    deadlines: Deadlines = field(init=False)
+    strangers: Strangers = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self.deadlines = Deadlines(
+            self.clock, limits.handshake_timeout_s, lambda connection: connection.expire()
+        )
+        self.strangers = Strangers(
+            per_address=limits.preauth_connections_per_address,
+            loopback=limits.preauth_connections_loopback,
+        )
+
+    @property
+    def presence(self) -> Presence:
+        """The presence list."""
+        return self.services.presence
+
+    def peer_of(self, peer: Peer, headers: Mapping[str, str]) -> Peer:
+        """Return the peer with what its upgrade request said."""
+        return replace(
+            peer,
+            host=headers.get("host"),
+            origin=headers.get("origin"),
+            user_agent=headers.get("user-agent"),
+            forwarded=any(name in headers for name in FORWARDED_HEADERS),
+        )
+
+    def challenge(self, nonce: str) -> bytes:
+        """Return the frame that opens the handshake."""
+        event = Event("connect.challenge", {"nonce": nonce, "ts": self.clock.now_ms()})
+        return event.encoded(4, None)
+
+    def keepalive(self) -> Keepalive:
+        """Return the keepalive of a connection that was just established."""
+        limits = self.limits
+        return Keepalive(
+            self.clock.seconds(), silence=limits.ping_silence_s, timeout=limits.ping_timeout_s
+        )
+
+    def caller_of(self, conn_id: str, proven: Proven, admitted: Admitted) -> Caller:
+        """Return who an admitted connection is."""
+        return Caller(
+            conn_id=conn_id,
+            protocol=proven.protocol,
+            principal=admitted.principal,
+            client=proven.client,
+            peer=proven.peer,
+            caps=frozenset(given(proven.params.caps, [])),
+        )
+
+    def attach(self, connection: Any, admitted: Admitted, frame_id: str) -> tuple[bool, bytes]:
+        """Enter a connection everywhere; return whether presence tracks it, and its ``hello-ok``.
+
+        Raises Unavailable, and then it is entered nowhere.
+        """
+        caller: Caller = connection.caller
+        self.services.hub.add(connection)
+        tracked = self.presence.joined(caller)
+        if caller.is_node:
+            self.services.nodes.joined(connection)
+        return tracked, response(frame_id, self.hello.payload(caller, admitted))
+
+    def detach(self, connection: Any) -> None:
+        """Forget a connection everywhere."""
+        caller: Caller = connection.caller
+        if not self.services.hub.remove(connection):
+            return
+        if caller.is_node:
+            self.services.nodes.left(connection)
+        if self.presence.left(caller):
+            self.presence.publish()

@@ -1,0 +1,66 @@
+"""Makes the connections, and looks after all of them with one timer."""
+
+from __future__ import annotations
+
+from autobahn.twisted.websocket import WebSocketServerFactory
+
+from gateway.net.edge import Edge
+from gateway.net.fastpath import disable_handshake_logging, prepare
+from gateway.net.websocket import GatewayProtocol
+
+SWEEP_S = 5.0
+"""How often the connections are looked after: with 20 s of silence and 20 s of patience, a dead peer
+is found within 45 s."""
+
+
+class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
+    """The factory of all WebSocket connections of a gateway."""
+
+    noisy = False
+    protocol = GatewayProtocol
+
+    def __init__(self, edge: Edge, reactor: object) -> None:
+        disable_handshake_logging()
+        super().__init__(reactor=reactor)
+        self.edge = edge
+        limits = edge.limits
+        self.setProtocolOptions(
+            failByDrop=False,
+            echoCloseCodeReason=False,
+            utf8validateIncoming=True,
+            maxFramePayloadSize=limits.preauth_payload_bytes,
+            maxMessagePayloadSize=limits.preauth_payload_bytes,
+            openHandshakeTimeout=limits.handshake_timeout_s,
+            closeHandshakeTimeout=limits.close_grace_s,
+            autoPingInterval=0,
+            autoPingTimeout=0,
+            tcpNoDelay=True,
+            webStatus=False,
+            serveFlashSocketPolicy=False,
+        )
+        prepare(self, edge.clock)
+        self._connections: dict[GatewayProtocol, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    @property
+    def open_connections(self) -> list[GatewayProtocol]:
+        """Every connection that has a transport, oldest first."""
+        return list(self._connections)
+
+    def buildProtocol(self, addr: object) -> GatewayProtocol:
+        """Return the protocol of a new connection."""
+        connection: GatewayProtocol = super().buildProtocol(addr)
+        self._connections[connection] = None
+        return connection
+
+    def forget(self, connection: GatewayProtocol) -> None:
+        """The connection has no transport any more."""
+        self._connections.pop(connection, None)
+
+    def sweep(self) -> None:
+        """Look after every connection."""
+        now = self.edge.clock.seconds()
+        for connection in self.open_connections:
+            connection.sweep(now)

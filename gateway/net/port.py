@@ -1,0 +1,289 @@
+"""HTTP and WebSocket on one port: read one request head, then hand the transport over.
+
+Requirements. One port serves probes, pages and WebSockets, plain and under TLS; a WebSocket keeps the
+plain transport and its fast send path; what never sends a whole head costs a bounded amount of memory
+and time.
+
+Design. A :class:`Switch` reads the head (at most 16 KiB, within a deadline), builds the protocol that
+the head asks for, puts it in its own place on the transport and replays the bytes. Afterwards nothing
+of the switch is left: a message passes through no extra call, and a connection holds no extra object.
+
+Rejected: ``WebSocketResource`` under a ``Site`` (4.2 KB more per connection, its HTTPChannel stays the
+transport's producer, and messages pass through it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from http.client import responses
+from typing import Any, Final
+
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+MAX_HEAD: Final = 16_384
+"""Largest request head that is read, in bytes."""
+LINGER_S: Final = 1.0
+"""How long a refused peer may take to read the refusal, in seconds."""
+SECURITY_HEADERS: Final = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+)
+"""What every HTTP response carries."""
+
+_BLANK_LINE: Final = b"\r\n\r\n"
+_UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:([^\r]*)", re.IGNORECASE)
+_UNPRINTABLE: Final = re.compile(r"[^ -~]")
+
+log = Logger()
+
+
+class Deadlines:
+    """Calls ``expired(member)`` for every member that stays longer than ``seconds``.
+
+    One timer for all of them: with one delay for all, the order of joining is the order of expiry.
+    What ``expired`` raises is logged, and the others still get their call.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, seconds: float, expired: Callable[[Any], object]
+    ) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._expired = expired
+        self._due: dict[Any, float] = {}
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._due
+
+    def add(self, member: Any) -> None:
+        """Start the member's time."""
+        self._due[member] = self._clock.seconds() + self._seconds
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._seconds, self._sweep)
+
+    def discard(self, member: Any) -> None:
+        """Forget a member, if it is one. The timer is left to run out: most connections are short."""
+        self._due.pop(member, None)
+
+    def stop(self) -> list[Any]:
+        """Forget all members, end the timer, and return who they were."""
+        members = list(self._due)
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return members
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        expired = []
+        for member, due in self._due.items():
+            if due > now:
+                self._timer = self._clock.callLater(due - now, self._sweep)
+                break
+            expired.append(member)
+        for member in expired:
+            self._due.pop(member, None)
+            try:
+                self._expired(member)
+            except Exception:
+                log.failure("deadline of {member} failed", member=member)
+
+
+def refusal(status: int, text: str = "", headers: Iterable[tuple[str, str]] = ()) -> bytes:
+    """Return a whole HTTP/1.1 response that refuses and closes, for where there is no request yet.
+
+    ``text`` is told to the peer as plain text; it may hold what the peer sent.
+    """
+    phrase = responses.get(status, "Refused")
+    body = (_UNPRINTABLE.sub("?", text or phrase) + "\n").encode("ascii")
+    lines = [
+        f"HTTP/1.1 {status} {phrase}",
+        "Connection: close",
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        *(f"{name}: {value}" for name, value in (*SECURITY_HEADERS, *headers)),
+    ]
+    return "\r\n".join(lines).encode("ascii") + _BLANK_LINE + body
+
+
+def hand_over(transport: Any, old: IProtocol, new: IProtocol, data: bytes) -> None:
+    """Put ``new`` in the place of ``old`` on a connected transport, and replay ``data`` to it.
+
+    TCP and UNIX transports name their protocol ``protocol``, Twisted's TLS layer ``wrappedProtocol``.
+    On any other transport ``old`` forwards, which costs a call per read.
+    """
+    if getattr(transport, "wrappedProtocol", None) is old:
+        transport.wrappedProtocol = new
+    elif getattr(transport, "protocol", None) is old:
+        transport.protocol = new
+    else:
+        forwarder: Any = old
+        forwarder.dataReceived = new.dataReceived
+        forwarder.connectionLost = new.connectionLost
+    new.makeConnection(transport)
+    if data:
+        new.dataReceived(data)
+
+
+def wants_websocket(head: bytes) -> bool:
+    """Return whether a request head is a GET that asks for the upgrade to ``websocket``."""
+    if not head.startswith(b"GET "):
+        return False
+    return any(
+        token.strip() == b"websocket"
+        for value in _UPGRADE.findall(head)
+        for token in value.lower().split(b",")
+    )
+
+
+class _Peer(Protocol):
+    transport: Any
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self.transport.abortConnection()
+
+
+class Refused(_Peer):
+    """A peer that was told no: it may read the answer for a second, and what it sends is dropped.
+
+    Closing at once would lose the answer: a socket closed with unread bytes sends a reset, which
+    overtakes what was written.
+    """
+
+    def __init__(self, lingering: Deadlines, answer: bytes) -> None:
+        self._lingering = lingering
+        self._answer = answer
+
+    def connectionMade(self) -> None:
+        """Write the answer and say that nothing follows."""
+        self._lingering.add(self)
+        self.transport.write(self._answer)
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is None or hasattr(self.transport, "wrappedProtocol"):
+            self.transport.loseConnection()  # TLS can't close one half
+        else:
+            half_close()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Drop it."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget the peer."""
+        self._lingering.discard(self)
+
+
+class Switch(_Peer):
+    """A connection whose protocol is not known yet."""
+
+    factory: SwitchFactory
+
+    def __init__(self, address: Any) -> None:
+        self._address = address
+        self._head = b""
+
+    def connectionMade(self) -> None:
+        """Start the deadline; under TLS it covers the TLS handshake too."""
+        self.factory.undecided_peers.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Look for the end of the head; refuse one that is too large."""
+        searched = max(0, len(self._head) - len(_BLANK_LINE) + 1)
+        head = self._head = self._head + data if self._head else data
+        end = head.find(_BLANK_LINE, searched)
+        if end > MAX_HEAD or (end < 0 and len(head) >= MAX_HEAD + len(_BLANK_LINE)):
+            self._refuse(431, f"the request head is larger than {MAX_HEAD} bytes")
+        elif end >= 0:
+            self._decide(head, end)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget it; no protocol ever knew of this connection."""
+        self.factory.undecided_peers.discard(self)
+
+    def expire(self) -> None:
+        """Its time is over: one that sent nothing is dropped, one that sent half a head is told."""
+        if self._head:
+            self._refuse(408, "the request head took too long")
+        else:
+            self.abort()
+
+    def _decide(self, head: bytes, end: int) -> None:
+        factory = self.factory
+        chosen = factory.websocket if wants_websocket(head[: end + 2]) else factory.http
+        protocol = chosen.buildProtocol(self._address)
+        if protocol is None:
+            self._refuse(503, "no more connections")
+            return
+        self._replace(protocol, head)
+
+    def _refuse(self, status: int, text: str) -> None:
+        self._replace(Refused(self.factory.lingering, refusal(status, text)), b"")
+
+    def _replace(self, protocol: IProtocol, data: bytes) -> None:
+        self.factory.undecided_peers.discard(self)
+        self._head = b""
+        hand_over(self.transport, self, protocol, data)
+
+
+class SwitchFactory(ServerFactory):
+    """Serves WebSockets and HTTP on one port.
+
+    :param websocket: makes the protocol of a WebSocket upgrade; may return None to refuse (503).
+    :param http: makes the protocol of every other request.
+    :param head_timeout: seconds from the connection to the end of the request head.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        websocket: IProtocolFactory,
+        http: IProtocolFactory,
+        clock: IReactorTime,
+        *,
+        head_timeout: float = 15.0,
+    ) -> None:
+        self.websocket = websocket
+        self.http = http
+        self.undecided_peers = Deadlines(clock, head_timeout, Switch.expire)
+        self.lingering = Deadlines(clock, LINGER_S, _Peer.abort)
+
+    @property
+    def undecided(self) -> int:
+        """How many connections have not sent a whole request head yet."""
+        return len(self.undecided_peers)
+
+    def buildProtocol(self, addr: IAddress | None) -> Switch:  # type: ignore[override]
+        """Return the switch of a new connection."""
+        switch = Switch(addr)
+        switch.factory = self
+        return switch
+
+    def startFactory(self) -> None:
+        """Start both factories with the first port."""
+        self.websocket.doStart()
+        self.http.doStart()
+
+    def stopFactory(self) -> None:
+        """Stop both factories with the last port, and drop who has no protocol and no deadline now."""
+        for peer in [*self.undecided_peers.stop(), *self.lingering.stop()]:
+            peer.abort()
+        self.http.doStop()
+        self.websocket.doStop()

@@ -1,0 +1,85 @@
+"""The TCP transport that sends at once, and the arithmetic of what may lie in a transport.
+
+Private attributes of Twisted's transports are touched here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from twisted.internet import tcp
+
+PAUSE_ABOVE: Final = 16_384
+"""A transport with more pending bytes than this pauses its producer."""
+SLICE: Final = 49_152
+"""Largest frame that one write may carry. A transport that is not paused has at most PAUSE_ABOVE bytes
+pending, so that one more write leaves at most 64 KiB in it, and then it is paused."""
+
+
+class FastServer(tcp.Server):
+    """A TCP connection that sends at once when nothing is pending, instead of in the next turn.
+
+    Fan-out 1.7-1.9 times: it saves adding and removing the writer in the reactor's selector (22 % of
+    fan-out on epoll, 26 % on asyncio). What the kernel does not take goes to the base class, and so
+    does a send that fails: the reactor meets the error again and reports the loss; write never raises.
+    """
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that were written and that the kernel has not taken yet."""
+        return len(self.dataBuffer) - self.offset + self._tempDataLen
+
+    def write(self, data: bytes) -> None:
+        """Send what the kernel takes, and leave the rest to the base class."""
+        if (
+            self._tempDataLen
+            or self.dataBuffer
+            or self.disconnecting
+            or not self.connected
+            or self.TLS
+            or self._aborting
+            or self._writeDisconnected
+            or type(data) is not bytes
+            or not data
+        ):
+            super().write(data)  # type: ignore[no-untyped-call]
+            return
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            sent = 0
+        if sent < len(data):
+            super().write(data[sent:])  # type: ignore[no-untyped-call]
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """Write the pieces as one."""
+        self.write(b"".join(iovec))
+
+    def _isSendBufferFull(self) -> bool:  # noqa: N802 - Twisted's name
+        # Not by lowering bufferSize, which is also the size of a read: reads of 16 KiB cost inbound
+        # messages a fifth of their rate.
+        return self.pending_bytes > PAUSE_ABOVE
+
+
+class FastPort(tcp.Port):
+    """A listening port whose connections are :class:`FastServer`."""
+
+    transport = FastServer
+
+
+def pending_bytes(transport: Any) -> int:
+    """Return how many written bytes lie in a transport and the layers under it.
+
+    Under TLS that includes cleartext that is not encrypted yet: Twisted gathers up to 64,000 bytes of
+    small writes until the next turn. A transport that tells nothing has 0.
+    """
+    pending = 0
+    while transport is not None:
+        if isinstance(transport, tcp.Connection):
+            return pending + len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+        gathered = getattr(getattr(transport, "_aggregator", None), "_buffer", ())
+        pending += sum(map(len, gathered))
+        pending += sum(map(len, getattr(transport, "_appSendBuffer", ())))
+        transport = getattr(transport, "transport", None)
+    return pending

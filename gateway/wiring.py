@@ -1,0 +1,149 @@
+"""How the parts of a gateway hang together: made once, without doing anything yet.
+
+The same wiring serves the daemon and the test kit; they differ in the clock, the store, and in who
+opens a port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway import __version__
+from gateway.app.admission import Admission
+from gateway.app.agents import AgentDirectory
+from gateway.app.context import Services
+from gateway.app.health import REFRESH_S, Health
+from gateway.app.hello import Hello
+from gateway.app.hub import Hub
+from gateway.app.nodes import Nodes
+from gateway.app.operations import Operations
+from gateway.app.periodic import Periodic
+from gateway.app.presence import Presence
+from gateway.app.projection import Projector
+from gateway.app.runlog import RunLog
+from gateway.app.runs import Runs
+from gateway.app.sessions import Sessions
+from gateway.app.voice import Voice
+from gateway.config import Config
+from gateway.core.access import AuthPolicy, OriginPolicy, normal_origins
+from gateway.core.connect import DoorPolicy
+from gateway.core.events import Event
+from gateway.core.registry import Sweepable
+from gateway.core.voice import TranscriptDedupe
+from gateway.interfaces import IClock, IEntropy, IStore
+from gateway.metrics import Metrics
+from gateway.net.edge import Edge
+from gateway.net.factory import SWEEP_S, GatewayFactory
+from gateway.rpc.dispatch import Dispatcher
+from gateway.rpc.families import build_table
+
+
+@dataclass
+class Wiring:
+    """All parts of one gateway, connected."""
+
+    config: Config
+    clock: IClock
+    entropy: IEntropy
+    store: IStore
+    agents: AgentDirectory
+    operations: Operations
+    reactor: Any
+    services: Services = field(init=False)
+    metrics: Metrics = field(init=False)
+    edge: Edge = field(init=False)
+    factory: GatewayFactory = field(init=False)
+    beats: tuple[Periodic, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.config.limits
+        table = build_table()
+        self.metrics = Metrics([method.name for method in table])
+        self.services = self._make_services()
+        self.edge = Edge(
+            clock=self.clock,
+            entropy=self.entropy,
+            limits=limits,
+            policy=self.door(None),
+            admission=Admission(clock=self.clock, entropy=self.entropy, store=self.store),
+            hello=Hello(self.services, limits, table.advertised()),
+            dispatcher=Dispatcher(table, self.services, self.entropy, self.metrics),
+            services=self.services,
+            metrics=self.metrics,
+        )
+        self.factory = GatewayFactory(self.edge, self.reactor)
+        self.beats = (
+            Periodic("tick", self.clock, limits.tick_interval_s, self.tick),
+            Periodic("health", self.clock, REFRESH_S, self.services.health.refresh),
+            Periodic("connections", self.clock, SWEEP_S, self.factory.sweep),
+        )
+
+    def door(self, secret: str | None) -> DoorPolicy:
+        """Return who may come in, given the shared secret; without it nobody, unless none is asked for."""
+        allowed = self.config.server.allowed_origins
+        return DoorPolicy(
+            AuthPolicy(self.config.auth.mode, secret),
+            OriginPolicy(normal_origins(allowed), allow_any="*" in allowed),
+        )
+
+    @property
+    def registries(self) -> list[Sweepable]:
+        """Every bounded registry that the pruner sweeps."""
+        services = self.services
+        return [services.voice, services.runs.window.claims, services.presence.entries]
+
+    def tick(self) -> None:
+        """Tell every client that the gateway is there."""
+        self.services.hub.broadcast(Event("tick", {"ts": self.clock.now_ms()}))
+
+    def _make_services(self) -> Services:
+        clock, entropy, limits, store = self.clock, self.entropy, self.config.limits, self.store
+        agents = self.agents
+        hub = Hub(
+            self.metrics,
+            maximum=limits.connections_max,
+            per_principal=limits.connections_per_principal,
+        )
+        sessions = Sessions(clock=clock, entropy=entropy, store=store, hub=hub, agents=agents)
+        runs = Runs(
+            clock=clock,
+            entropy=entropy,
+            store=store,
+            agents=agents,
+            sessions=sessions,
+            limits=limits,
+            metrics=self.metrics,
+        )
+        sessions.knows_busy(runs.busy)
+        runs.add_listener(RunLog(store, clock))
+        runs.add_listener(Projector(hub))
+        health = Health(clock=clock, store=store, hub=hub, agents=agents)
+        presence = Presence(
+            hub,
+            clock,
+            host=self.operations.host,
+            version=__version__,
+            maximum=limits.presence_max,
+            ttl_ms=int(limits.presence_ttl_s * 1000),
+            state_version=health.state_version,
+        )
+        health.presence_version = lambda: presence.version
+        dedupe = TranscriptDedupe(
+            max_sessions=limits.voice_sessions_max, max_identities=limits.voice_identities_max
+        )
+        return Services(
+            clock=clock,
+            entropy=entropy,
+            limits=limits,
+            store=store,
+            hub=hub,
+            presence=presence,
+            health=health,
+            agents=agents,
+            sessions=sessions,
+            runs=runs,
+            nodes=Nodes(clock=clock, store=store, hub=hub),
+            voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
+            operations=self.operations,
+        )

@@ -1,0 +1,195 @@
+"""Doubles for agent backends: a recording sink, and a reactor whose processes are plain objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IProcessTransport, IReactorProcess
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from gateway.interfaces import BackendEnvironment, IClock, IRunSink
+from gateway.model import Message, RunRequest
+from gateway.testing import FakeEntropy
+
+
+@implementer(IRunSink)
+class RecordingSink:
+    """Keeps what a backend puts into it."""
+
+    def __init__(self, messages: tuple[Message, ...] = ()) -> None:
+        self.parts: list[str] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.messages = messages
+        self.on_text: Callable[[str], None] = self.parts.append
+
+    @property
+    def said(self) -> str:
+        return "".join(self.parts)
+
+    def text(self, delta: str) -> None:
+        self.on_text(delta)
+
+    def replace(self, text: str) -> None:
+        self.parts[:] = [text]
+
+    def emit(self, stream: str, data: dict[str, Any]) -> None:
+        self.events.append((stream, data))
+
+    def history(self, limit: int) -> Deferred[tuple[Message, ...]]:
+        return succeed(self.messages[-limit:])
+
+
+def run_request(text: str = "hello", **changes: Any) -> RunRequest:
+    """Return a request in session ``agent:main:main``."""
+    values: dict[str, Any] = {
+        "run_id": "run-1",
+        "session_key": "agent:main:main",
+        "session_id": "session-1",
+        "agent_id": "main",
+        "text": text,
+    }
+    return RunRequest(**(values | changes))
+
+
+def make_environment(state_dir: Path, clock: IClock, reactor: Any = None) -> BackendEnvironment:
+    return BackendEnvironment(
+        agent_id="main",
+        reactor=reactor,
+        clock=clock,
+        entropy=FakeEntropy(),
+        state_dir=str(state_dir),
+    )
+
+
+@implementer(IProcessTransport)
+class FakeProcess:
+    """A child that does what the test says."""
+
+    def __init__(self, pid: int, protocol: Any, argv: list[str], env: Any, path: str) -> None:
+        self.pid = pid
+        self.argv = argv[argv.index("--") + 1 :]
+        self.env = env
+        self.path = path
+        self.protocol = protocol
+        self.written = b""
+        self.taken = 0
+        self.signals: list[str] = []
+        self.input_closed = False
+        self.pipes_closed = False
+        self.exited = False
+
+    # What the backend does with it.
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def writeToChild(self, child_fd: int, data: bytes) -> None:
+        assert child_fd == 0
+        assert not self.input_closed
+        self.written += data
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def getHost(self) -> Any: ...
+
+    def getPeer(self) -> Any: ...
+
+    def closeStdin(self) -> None:
+        self.input_closed = True
+
+    def closeStdout(self) -> None: ...
+
+    def closeStderr(self) -> None: ...
+
+    def closeChildFD(self, descriptor: int) -> None:
+        assert descriptor == 0
+        self.input_closed = True
+
+    def loseConnection(self) -> None:
+        self.pipes_closed = True
+
+    def signalProcess(self, signal_id: str | int) -> None:
+        if self.exited:
+            raise ProcessExitedAlready
+        self.signals.append(str(signal_id))
+
+    # What the test does with it.
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the messages written to it since the last call."""
+        lines = self.written[self.taken :].splitlines()
+        self.taken = len(self.written)
+        return [json.loads(line) for line in lines]
+
+    def send(self, **message: Any) -> None:
+        self.protocol.childDataReceived(
+            1, json.dumps({"jsonrpc": "2.0"} | message).encode() + b"\n"
+        )
+
+    def answer(self, id_: int, result: Any) -> None:
+        self.send(id=id_, result=result)
+
+    def update(self, session_id: str, kind: str, **update: Any) -> None:
+        params = {"sessionId": session_id, "update": {"sessionUpdate": kind} | update}
+        self.send(method="session/update", params=params)
+
+    def say(self, session_id: str, text: str) -> None:
+        content = {"type": "text", "text": text}
+        self.update(session_id, "agent_message_chunk", content=content)
+
+    def exit(self, code: int | None = None, signal: int | None = None) -> None:
+        """Exit, its pipes still open."""
+        self.exited = True
+        done = code == 0 and signal is None
+        self.reason = Failure(ProcessDone(0) if done else ProcessTerminated(code, signal))
+        self.protocol.processExited(self.reason)
+
+    def end(self, code: int | None = None, signal: int | None = None) -> None:
+        """Exit, and be read to the end."""
+        if not self.exited:
+            self.exit(code, signal)
+        for descriptor in (0, 1, 2):
+            self.protocol.childConnectionLost(descriptor)
+        self.protocol.processEnded(self.reason)
+
+
+@implementer(IReactorProcess)
+class FakeReactor:
+    """Spawns :class:`FakeProcess`. ``groups`` has the signals sent to process groups."""
+
+    def __init__(self) -> None:
+        self.processes: list[FakeProcess] = []
+        self.groups: list[tuple[int, str]] = []
+        self.no_group = False
+        self.refuse: OSError | None = None
+
+    def spawnProcess(
+        self,
+        process_protocol: Any,
+        executable: Any,
+        args: Any = (),
+        env: Any = None,
+        path: Any = None,
+        uid: Any = None,
+        gid: Any = None,
+        use_pty: Any = False,
+        child_fds: Any = None,
+    ) -> FakeProcess:
+        if self.refuse is not None:
+            raise self.refuse
+        process = FakeProcess(1000 + len(self.processes), process_protocol, list(args), env, path)
+        self.processes.append(process)
+        process_protocol.makeConnection(process)
+        return process
+
+    def kill_group(self, pid: int, number: Any) -> None:
+        if self.no_group:
+            raise ProcessLookupError
+        self.groups.append((pid, number.name))

@@ -1,0 +1,168 @@
+"""One side of a JSON-RPC conversation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.logger import Logger
+
+from gateway.agents.jsonrpc import (
+    MAX_LINE_BYTES,
+    METHOD_NOT_FOUND,
+    RpcError,
+    encode_error,
+    encode_notification,
+    encode_request,
+    encode_result,
+)
+from gateway.agents.rpc import MAX_GARBAGE, MAX_PENDING, Conversation, TooMuchGarbage
+from gateway.errors import BackendError
+from gateway.testing import FakeClock, result_of
+
+
+class Other:
+    """The other side: what it was sent, and what it is answered."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.sent: list[Any] = []
+        self.told: list[tuple[str, Any]] = []
+        self.conversation = Conversation(
+            write=lambda line: self.sent.append(json.loads(line)),
+            on_request=self.asked,
+            on_notification=lambda method, params: self.told.append((method, params)),
+            clock=self.clock,
+            log=Logger(),
+        )
+
+    def asked(self, method: str, params: Any) -> Any:
+        if method == "no":
+            raise RpcError(METHOD_NOT_FOUND, "no such method")
+        return {"echo": params}
+
+
+@pytest.fixture
+def other() -> Other:
+    return Other()
+
+
+def test_answers_find_their_requests(other: Other) -> None:
+    """Two requests are answered in the other order."""
+    first = other.conversation.request("a", {})
+    second = other.conversation.request("b", {})
+
+    other.conversation.received(encode_result(2, "two") + encode_error(1, RpcError(7, "one")))
+
+    assert result_of(second) == "two"
+    with pytest.raises(RpcError, match="one") as caught:
+        result_of(first)
+    assert caught.value.code == 7
+    assert other.conversation.pending == 0
+
+
+def test_a_request_of_the_other_side_is_answered(other: Other) -> None:
+    """What the handler returns is the result, what it raises the error."""
+    other.conversation.received(encode_request("x", "yes", 1) + encode_request(9, "no", 1))
+
+    assert other.sent == [
+        {"jsonrpc": "2.0", "id": "x", "result": {"echo": 1}},
+        {"jsonrpc": "2.0", "id": 9, "error": {"code": -32601, "message": "no such method"}},
+    ]
+
+
+def test_notifications_go_both_ways(other: Other) -> None:
+    """Nobody answers a notification."""
+    other.conversation.notify("hello", [1])
+    other.conversation.received(encode_notification("hi", [2]))
+
+    assert other.sent == [{"jsonrpc": "2.0", "method": "hello", "params": [1]}]
+    assert other.told == [("hi", [2])]
+
+
+def test_an_answer_nobody_waits_for_changes_nothing(other: Other) -> None:
+    """Unknown ids, repeated answers and answers to cancelled requests are left out."""
+    answer = other.conversation.request("a", {})
+    answer.addErrback(lambda failure: None)
+    answer.cancel()
+
+    other.conversation.received(encode_result(1, "late") + encode_result("x", 1))
+
+    assert other.conversation.pending == 0
+    assert result_of(answer) is None
+
+
+def test_a_request_times_out(other: Other) -> None:
+    """Without an answer the Deferred fails after the time, and nothing waits any more."""
+    answer = other.conversation.request("a", {}, 30)
+
+    other.clock.advance(30)
+
+    with pytest.raises(DeferredTimeout):
+        result_of(answer)
+    assert other.conversation.pending == 0
+
+
+def test_an_answer_disarms_the_timeout(other: Other) -> None:
+    """An answer leaves no call on the clock."""
+    answer = other.conversation.request("a", {}, 30)
+
+    other.conversation.received(encode_result(1, 5))
+
+    assert result_of(answer) == 5
+    assert other.clock.getDelayedCalls() == []
+
+
+def test_close_fails_all_that_waits_and_all_that_comes(other: Other) -> None:
+    """After close every request fails with its error, and what is received is left out."""
+    waiting = other.conversation.request("a", {}, 30)
+
+    other.conversation.close(BackendError("gone"))
+    other.conversation.close(BackendError("again"))
+    other.conversation.notify("hello", {})
+    other.conversation.received(encode_notification("hi", {}))
+
+    for answer in (waiting, other.conversation.request("b", {})):
+        with pytest.raises(BackendError, match="gone"):
+            result_of(answer)
+    assert len(other.sent) == 1
+    assert other.told == []
+    assert other.clock.getDelayedCalls() == []
+
+
+def test_requests_are_bounded(other: Other) -> None:
+    """The request over the bound is refused, not sent."""
+    for _ in range(MAX_PENDING):
+        other.conversation.request("a", {})
+
+    with pytest.raises(BackendError, match="too many"):
+        result_of(other.conversation.request("a", {}))
+    assert len(other.sent) == MAX_PENDING
+
+
+@pytest.mark.parametrize("params", ["x" * MAX_LINE_BYTES, "\ud800", object()])
+def test_what_can_not_be_sent_is_refused(other: Other, params: Any) -> None:
+    """A request that is too large, or no JSON, fails and is not sent."""
+    with pytest.raises(BackendError):
+        result_of(other.conversation.request("a", params))
+    assert other.sent == []
+    assert other.conversation.pending == 0
+
+
+def test_garbage_is_tolerated_up_to_a_bound(other: Other) -> None:
+    """The line after as many as the bound raises, and all of them are counted."""
+    other.conversation.received(b"garbage\n" * MAX_GARBAGE)
+
+    with pytest.raises(TooMuchGarbage):
+        other.conversation.received(b"garbage\n")
+    assert other.conversation.garbage == MAX_GARBAGE + 1
+
+
+def test_messages_make_garbage_good(other: Other) -> None:
+    """A program that prints a line now and then between its messages is left alone."""
+    for _ in range(5 * MAX_GARBAGE):
+        other.conversation.received(b"a warning\n" + encode_notification("hi", {}))
+
+    assert other.conversation.garbage == 5 * MAX_GARBAGE

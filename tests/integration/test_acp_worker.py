@@ -1,0 +1,269 @@
+"""The ACP backend with real processes: turns, deaths, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, globalLogPublisher
+
+from gateway.agents.acp import AcpConfig, AcpFactory
+from gateway.errors import BackendError
+from gateway.model import Message, RunResult
+from gateway.runtime import SystemClock
+from tests.agents import fake_acp_agent
+from tests.agents.fakes import RecordingSink, make_environment, run_request
+
+pytestmark = pytest.mark.integration
+
+Backends = Callable[..., Any]
+
+
+@pytest.fixture
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backends:
+    """Give a context in which a backend runs the fake agent; afterwards it is stopped."""
+    monkeypatch.setenv("GATEWAY_TOKEN", "a secret of the gateway")
+
+    @asynccontextmanager
+    async def serve(*options: str) -> AsyncIterator[Any]:
+        command = [sys.executable, fake_acp_agent.__file__, *options]
+        environment = make_environment(tmp_path, SystemClock(reactor), reactor)
+        config = AcpConfig(command=command, env={"MODE": "test"})
+        backend: Any = AcpFactory().make(config, environment)
+        backend.startService()
+        try:
+            yield backend
+        finally:
+            await backend.stopService()
+
+    return serve
+
+
+async def said(backend: Any, text: str, **changes: Any) -> str:
+    """Run a turn to its end; return what was said."""
+    sink = RecordingSink()
+    result = await backend.start(run_request(text, **changes), sink)
+    assert isinstance(result, RunResult)
+    return sink.said
+
+
+async def until(condition: Callable[[], bool], within_s: float) -> None:
+    """Wait until something holds that nobody tells of (a process that is no child of ours is gone)."""
+    deadline = reactor.seconds() + within_s
+    while not condition():
+        assert reactor.seconds() < deadline
+        await deferLater(reactor, 0.01)
+
+
+def begin(backend: Any, text: str) -> tuple[Deferred[RunResult], Deferred[None]]:
+    """Start a run; return it, and a Deferred that fires when it has said something."""
+    sink = RecordingSink()
+    heard: Deferred[None] = Deferred()
+    sink.on_text = lambda delta: None if heard.called else heard.callback(None)
+    return backend.start(run_request(text), sink), heard
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is no more, or a zombie that only its parent can remove."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest_twisted.ensureDeferred
+async def test_turns_of_a_real_process(serving: Backends) -> None:
+    """Turns stream, sessions keep their history, and the process is gone when the backend stops."""
+    async with serving() as backend:
+        assert await said(backend, "hello real world") == "hello real world "
+        assert backend.ready()
+        pid = int(await said(backend, "/pid"))
+        assert not gone(pid)
+
+    assert gone(pid)
+    assert not backend.ready()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_process_sees_a_clean_environment(serving: Backends) -> None:
+    """Of the gateway's environment an agent sees the allow-list and what is configured."""
+    async with serving() as backend:
+        names = (await said(backend, "/env")).split()
+
+    assert "PATH" in names
+    assert "MODE" in names
+    assert "GATEWAY_TOKEN" not in names
+
+
+@pytest_twisted.ensureDeferred
+async def test_history_reaches_a_fresh_session(serving: Backends) -> None:
+    """The transcript goes to the agent when it opens the session."""
+    before = Message(message_id="m", role="user", content="earlier", timestamp_ms=0)
+    async with serving() as backend:
+        sink = RecordingSink((before,))
+        await backend.start(run_request("/history"), sink)
+
+    assert sink.said == '[{"role": "user", "text": "earlier"}]'
+
+
+@pytest_twisted.ensureDeferred
+async def test_abort_in_the_middle(serving: Backends) -> None:
+    """An abort ends the run at once; the same session and process answer the next one."""
+    async with serving() as backend:
+        pid = await said(backend, "/pid")
+        run, heard = begin(backend, "/hang")
+        await heard
+        run.cancel()
+        with pytest.raises(CancelledError):
+            await run
+        assert await said(backend, "/pid") == pid
+
+
+@pytest_twisted.ensureDeferred
+async def test_kill_in_the_middle(serving: Backends) -> None:
+    """A process killed from outside fails its run within 2 s by name, and the next run finds another."""
+    async with serving() as backend:
+        pid = int(await said(backend, "/pid"))
+        run, heard = begin(backend, "/hang")
+        await heard
+        began = reactor.seconds()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(BackendError, match=r"signal 9 \(SIGKILL\)"):
+            await run
+        assert reactor.seconds() - began < 2
+        assert int(await said(backend, "/pid")) != pid
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_exit_in_the_middle(serving: Backends) -> None:
+    """A process that exits fails its run with the exit status."""
+    async with serving() as backend:
+        with pytest.raises(BackendError, match="exit status 7"):
+            await said(backend, "/die 7")
+
+
+@pytest_twisted.ensureDeferred
+async def test_children_of_a_dead_agent_are_killed(serving: Backends) -> None:
+    """What an agent has started goes with it, even if it ignores SIGTERM."""
+    async with serving() as backend:
+        child = int(await said(backend, "/child"))
+        assert not gone(child)
+        with pytest.raises(BackendError):
+            await said(backend, "/kill")
+        await until(lambda: gone(child), 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stubborn_agent_is_gone_when_the_backend_has_stopped(serving: Backends) -> None:
+    """An agent that ignores the end of its input and SIGTERM is killed with its children within 5 s."""
+    async with serving("--stubborn") as backend:
+        pid = int(await said(backend, "/pid"))
+        child = int(await said(backend, "/child"))
+        began = reactor.seconds()
+        await backend.stopService()
+
+        assert 2.9 < reactor.seconds() - began < 5
+        assert gone(pid)
+        await until(lambda: gone(child), 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_deaf_agent_is_replaced(serving: Backends) -> None:
+    """An agent that does not answer a cancelled prompt in 5 s is killed; the next turn finds another."""
+    async with serving() as backend:
+        pid = int(await said(backend, "/pid"))
+        run, heard = begin(backend, "/deaf")
+        await heard
+        run.cancel()
+        with pytest.raises(CancelledError):
+            await run
+        await until(lambda: gone(pid), 7)
+        assert int(await said(backend, "/pid", session_key="agent:main:other")) != pid
+
+
+@pytest_twisted.ensureDeferred
+async def test_noise_is_no_harm_and_a_line_without_end_is(serving: Backends) -> None:
+    """A printed line costs nothing; 16 MiB without a newline cost the process its life."""
+    async with serving() as backend:
+        assert await said(backend, "/noise hello there") == ""
+        with pytest.raises(BackendError, match="a line of more than"):
+            await said(backend, "/line")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agents_error_is_the_runs(serving: Backends) -> None:
+    """A refused prompt fails the run, not the process."""
+    async with serving() as backend:
+        pid = await said(backend, "/pid")
+        with pytest.raises(BackendError, match="it broke"):
+            await said(backend, "/error")
+        assert await said(backend, "/pid") == pid
+
+
+@pytest_twisted.ensureDeferred
+async def test_standard_error_goes_to_the_log(serving: Backends) -> None:
+    """What an agent prints on standard error is logged under its name."""
+    lines: list[tuple[str, str]] = []
+    heard: Deferred[None] = Deferred()
+
+    def observe(event: LogEvent) -> None:
+        if "line" in event:
+            lines.append((event["log_namespace"], event["line"]))
+            heard.callback(None)
+
+    observer: Any = observe
+    globalLogPublisher.addObserver(observer)
+    try:
+        async with serving() as backend:
+            await said(backend, "/print a warning")
+            await heard
+    finally:
+        globalLogPublisher.removeObserver(observer)
+
+    assert lines == [("gateway.agents.main", "a warning")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_ends_runs_that_go_on(serving: Backends) -> None:
+    """A backend that stops in the middle of a run fails it first."""
+    async with serving() as backend:
+        run, heard = begin(backend, "/hang")
+        await heard
+        await backend.stopService()
+        with pytest.raises(BackendError, match="is stopping"):
+            await run
+
+
+def test_the_builtin_plugins_are_light() -> None:
+    """The built-in factories are found as plugins, without reactor, process code or the libraries."""
+    script = (
+        "import sys\n"
+        "from twisted.plugin import getPlugins\n"
+        "import gateway.plugins\n"
+        "from gateway.interfaces import IAgentBackendFactory\n"
+        "print(sorted(f.name for f in getPlugins(IAgentBackendFactory, gateway.plugins)))\n"
+        "heavy = ['twisted.internet.reactor', 'twisted.internet.process', 'pydantic_ai', 'openai',\n"
+        "         'autobahn', 'sqlalchemy', 'cryptography']\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=Path(__file__).parents[2],
+    )
+
+    assert done.stdout == "['acp', 'demo', 'llm']\n[]\n", done.stderr

@@ -1,0 +1,1 @@
+"""Interoperability: the real OpenClaw clients of both protocol versions against a real gateway."""

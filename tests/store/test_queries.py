@@ -1,0 +1,188 @@
+"""How gateway.store finds its rows: by an index, never by a walk over a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, update
+
+from gateway.errors import VersionConflict
+from gateway.model import Device, Session, SessionQuery
+from gateway.store import devices, runs, schema, sessions, sqlite, tables, transcripts
+from gateway.store.store import SQLStore
+from gateway.testing import result_of
+
+from .harness import (
+    KEY,
+    NOW,
+    a_device,
+    a_message,
+    a_run,
+    a_session,
+    a_token,
+    an_end,
+    an_event,
+    as_it_is,
+    putting,
+)
+
+Plan = Callable[[Callable[[Connection], object]], str]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """Return an engine on a new database."""
+    path = str(tmp_path / "gateway.db")
+    engine = sqlite.make_engine(sqlite.parse_url(sqlite.url_of(path)))
+    schema.prepare_file(engine, path)
+    return engine
+
+
+@pytest.fixture
+def plan(engine: Engine) -> Plan:
+    """Return what runs an operation and tells how SQLite carries out its statements."""
+    ran: list[tuple[str, Any]] = []
+
+    def collect(
+        connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+    ) -> None:
+        ran.append((statement, parameters[0] if many else parameters))
+
+    def plan(operation: Callable[[Connection], object]) -> str:
+        with engine.begin() as connection:
+            event.listen(engine, "before_cursor_execute", collect)
+            operation(connection)
+            event.remove(engine, "before_cursor_execute", collect)
+            rows = [
+                str(row.detail)
+                for statement, parameters in ran
+                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            ]
+            connection.rollback()
+        return "; ".join(rows)
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        ({}, "SCAN sessions USING INDEX ix_sessions_updated"),
+        ({"offset": 100}, "SCAN sessions USING INDEX ix_sessions_updated"),
+        (
+            {"include_global": False, "include_unknown": False},
+            "SCAN sessions USING INDEX ix_sessions_updated",
+        ),
+        (
+            {"updated_since_ms": NOW},
+            "SEARCH sessions USING INDEX ix_sessions_updated (updated_at_ms>?)",
+        ),
+        ({"agent_id": "ops"}, "SEARCH sessions USING INDEX ix_sessions_agent (agent_id=?)"),
+        ({"parent_key": KEY}, "SEARCH sessions USING INDEX ix_sessions_parent (parent_key=?)"),
+    ],
+)
+def test_a_page_of_sessions_is_read_in_the_order_of_an_index(
+    plan: Plan, filters: dict[str, Any], index: str
+) -> None:
+    """A page is the first rows of an index, so that 100,000 sessions are neither read nor sorted."""
+    query = SessionQuery(limit=100, **filters)
+
+    page_plan = plan(lambda connection: sessions.find(connection, query)).split("; ")[0]
+
+    assert page_plan == index
+
+
+def test_a_page_that_ends_the_list_is_one_statement(plan: Plan) -> None:
+    """The sessions are counted only if the page does not show how many there are."""
+    query = SessionQuery(limit=1)
+
+    assert "COVERING INDEX" not in plan(lambda connection: sessions.find(connection, query))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda connection: sessions.by_key(connection, KEY),
+        lambda connection: sessions.by_id(connection, "s"),
+        lambda connection: sessions.find(connection, SessionQuery(limit=9, label="x")),
+        lambda connection: sessions.update_by(connection, KEY, putting(a_session())),
+        lambda connection: sessions.remove(connection, KEY, delete_transcript=True),
+        lambda connection: transcripts.append(connection, "s", [a_message()]),
+        lambda connection: transcripts.newest(connection, "s", 20, None, 0),
+        lambda connection: transcripts.newest(connection, "s", 20, 7, 5),
+        lambda connection: transcripts.count(connection, "s"),
+        lambda connection: transcripts.delete_all(connection, "s"),
+        lambda connection: runs.accept(connection, a_run(), putting(a_session()), a_message()),
+        lambda connection: runs.finish(connection, an_end(events=(an_event(1),))),
+        lambda connection: runs.by_id(connection, "run-1"),
+        lambda connection: runs.open_runs(connection),
+        lambda connection: runs.events(connection, "run-1", 0, 100),
+        lambda connection: runs.prune(connection, NOW, 100),
+        lambda connection: devices.by_id(connection, "device-1"),
+        lambda connection: devices.token_by_digest(connection, "aa"),
+    ],
+)
+def test_no_operation_walks_over_a_table(
+    plan: Plan, operation: Callable[[Connection], object]
+) -> None:
+    """Every other statement searches by an index."""
+    found = plan(operation)
+
+    assert "SCAN runs" not in found
+    assert "SCAN run_events" not in found
+    assert "SCAN messages" not in found
+    assert "SCAN sessions" not in found
+    assert "SCAN device" not in found
+
+
+def test_storing_a_token_walks_over_no_table(plan: Plan) -> None:
+    """The tokens of a device and role are found by an index."""
+
+    def operation(connection: Connection) -> None:
+        devices.update_by(connection, "device-1", putting(a_device()))
+        devices.put_token(connection, a_token("aa"), 1)
+        devices.put_token(connection, a_token("bb"), 1)
+
+    assert "SCAN" not in plan(operation)
+
+
+def test_a_session_changed_by_another_writer_is_a_conflict(engine: Engine) -> None:
+    """An update finds no row when the version is not the one that was read, and changes nothing."""
+
+    def meanwhile(current: Session | None) -> Session:
+        connection.execute(update(tables.sessions).values(version=7))
+        return as_it_is(current)
+
+    with engine.begin() as connection:
+        sessions.update_by(connection, KEY, putting(a_session()))
+        with pytest.raises(VersionConflict):
+            sessions.update_by(connection, KEY, meanwhile)
+
+
+def test_a_device_changed_by_another_writer_is_a_conflict(engine: Engine) -> None:
+    """An update finds no row when the version is not the one that was read, and changes nothing."""
+
+    def meanwhile(current: Device | None) -> Device:
+        connection.execute(update(tables.devices).values(version=7))
+        assert current is not None
+        return current
+
+    with engine.begin() as connection:
+        devices.update_by(connection, "device-1", putting(a_device()))
+        with pytest.raises(VersionConflict):
+            devices.update_by(connection, "device-1", meanwhile)
+
+
+def test_the_list_of_devices_is_bounded(store: SQLStore) -> None:
+    """Not more than 1000 devices are listed, the newest of them."""
+    for number in range(devices.LIST_LIMIT + 1):
+        device = a_device(f"device-{number}", created_at_ms=NOW + number)
+        result_of(store.update_device(device.device_id, putting(device)))
+
+    listed = result_of(store.list_devices())
+
+    assert len(listed) == devices.LIST_LIMIT
+    assert listed[-1].device_id == "device-1"
