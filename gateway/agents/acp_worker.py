@@ -186,7 +186,7 @@ class AcpWorker:
 
     def _requested(self, method: str, params: Any) -> Any:
         if method == "session/request_permission":
-            turn = self._turns.get(_dict(params).get("sessionId", ""))
+            turn = self._turns.get(str(_dict(params).get("sessionId")))
             if turn is None or turn.cancelled:
                 return CANCELLED_PERMISSION
             self._log.info("permission refused: approvals are not configured for this agent")

@@ -157,9 +157,6 @@ class ChildProcess(ProcessProtocol):
         """Its output is read to the end."""
         self._arm(None, None)
         self._stderr.flush()
-        if self._exit is None:
-            self.processExited(reason)
-            self._arm(None, None)
         assert self._exit is not None
         self._on_exit(self._exit)
 

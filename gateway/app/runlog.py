@@ -29,8 +29,8 @@ class RunLog:
         """Events that were not kept because the store did not take them."""
 
     def __call__(self, output: RunOutput) -> None:
-        """Take an output; terminal ones are stored with the end of their run instead."""
-        if output.outcome is not None:
+        """Take an output; the last ones of a run are stored with its end instead."""
+        if output.run.state.terminal:
             return
         if len(self._waiting) >= MAX_WAITING:
             self.lost += 1

@@ -355,7 +355,8 @@ def prepare(factory: Any, clock: IReactorTime) -> None:
     state, other = _first_state(factory), _first_state(factory)
     constants = {name: value for name, value in state.items() if isinstance(value, _CONSTANT)}
     options = {
-        name: getattr(factory, name)
+        # A function must stay one: as a plain class attribute it would become a method.
+        name: staticmethod(value) if callable(value := getattr(factory, name)) else value
         for name in protocol.CONFIG_ATTRS
         if not hasattr(protocol, name)
     }

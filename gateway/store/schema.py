@@ -61,9 +61,10 @@ def prepare_file(
             )
         if state.revision != revisions[-1]:
             _upgrade(engine.url, path, state.revision, revisions[-1], timeout_s)
-        # A file that can be read but not written is better refused now than at the first message.
-        with engine.begin():
-            pass
+        # What can not be written is better refused now than at the first message. It takes a write to
+        # find out: on a read-only file BEGIN IMMEDIATE is content to read.
+        with engine.begin() as connection:
+            sqlite.stamp_application(connection)
     except SQLAlchemyError as error:
         raise StartError(f"database {path}: {error_text(error)}") from error
     except (sqlite3.Error, OSError) as error:

@@ -543,8 +543,10 @@ def test_permission_is_refused(setup: Setup) -> None:
 
     process.send(id="p1", method="session/request_permission", params=ask)
     process.send(id="p2", method="session/request_permission", params={"sessionId": "s9"})
+    process.send(id="p2", method="session/request_permission", params={"sessionId": ["odd"]})
     assert [message["result"] for message in process.messages()] == [
         {"outcome": {"outcome": "selected", "optionId": "no"}},
+        {"outcome": {"outcome": "cancelled"}},
         {"outcome": {"outcome": "cancelled"}},
     ]
 

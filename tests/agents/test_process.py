@@ -72,15 +72,17 @@ def test_the_child_runs_under_the_launcher(setup: Setup) -> None:
     assert setup.child.pid == process.pid
 
 
-def test_bytes_go_both_ways(setup: Setup) -> None:
-    """What is written reaches its input, what it prints the callback."""
+def test_bytes_go_both_ways(setup: Setup, log_lines: list[str]) -> None:
+    """What is written reaches its input, what it prints the callback, what it warns of the log."""
     process = setup.spawn()
 
     setup.child.write(b"hello")
     process.protocol.childDataReceived(1, b"world")
+    process.protocol.childDataReceived(2, b"a warning\n")
 
     assert process.written == b"hello"
     assert setup.output == [b"world"]
+    assert log_lines == ["a warning"]
 
 
 def test_the_end_is_told_once_its_output_is_read(setup: Setup) -> None:

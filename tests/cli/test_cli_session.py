@@ -9,6 +9,7 @@ import pytest
 from gateway.cli.common import printable
 from tests.cli.ctl import one_line
 from tests.client.scripted import TOKEN
+from tests.client.served import self_signed, served
 
 
 @pytest.mark.parametrize("command", [("call", "health"), ("chat", "hi"), ("methods",)])
@@ -76,3 +77,16 @@ def test_text_of_the_gateway_can_not_steer_the_terminal(ctl, url, script):
     assert "\x1b" not in line
     assert "\x9b" not in line
     assert printable("tab\tline\nä") == "tab\tline\nä"
+
+
+def test_a_gateway_behind_tls(ctl, script, tmp_path):
+    """Over wss a certificate that the system trusts is accepted, any other one refused in one line."""
+    certificate = self_signed(tmp_path / "localhost.pem")
+
+    with served(script, certificate) as url:
+        args = ("call", "health", "--url", url, "--token", TOKEN)
+        trusted = ctl(*args, SSL_CERT_FILE=str(certificate))
+        line = one_line(ctl(*args))
+
+    assert trusted.exit_code == 0
+    assert "certificate" in line

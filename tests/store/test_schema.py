@@ -218,18 +218,20 @@ class TestRefusals:
 
         assert refusal(path) == "database PATH: unable to open database file"
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
     def test_read_only(self, path: str, engine: Engine) -> None:
         """A database that can not be written is refused at the start."""
         schema.prepare_file(engine, path)
         os.chmod(path, 0o400)
+        if os.access(path, os.W_OK):
+            pytest.skip("whoever runs this may write everything")
 
         assert refusal(path) == "database PATH: attempt to write a readonly database"
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
     def test_unreadable(self, path: str) -> None:
         """A file that may not be read is refused."""
         Path(path).touch(mode=0o000)
+        if os.access(path, os.R_OK):
+            pytest.skip("whoever runs this may read everything")
 
         assert refusal(path) == "database PATH: unable to open database file"
 
