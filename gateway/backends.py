@@ -46,7 +46,12 @@ def make_agents(
             agent_id, table, factory.config_type, loaded.path, loaded.config.limits
         )
         environment = BackendEnvironment(
-            agent_id=agent_id, reactor=reactor, clock=clock, entropy=entropy, state_dir=state_dir
+            agent_id=agent_id,
+            reactor=reactor,
+            clock=clock,
+            entropy=entropy,
+            state_dir=state_dir,
+            config_dir=str(loaded.path.absolute().parent) if loaded.path else None,
         )
         agents[agent_id] = Agent(
             agent_id=agent_id,

@@ -53,6 +53,8 @@ class IEntropy(Interface):
 class IStore(IService):
     """Persistent state. One transaction per method; each raises :class:`gateway.errors.StoreError`."""
 
+    failing: str | None = Attribute("What a write last failed with; None while writing works.")
+
     def open() -> None:
         """Open or create the database, before the reactor runs. Raises StartError."""
 
@@ -96,7 +98,8 @@ class IStore(IService):
         """Store in one transaction: the session (as update_session), the user's message, the run.
 
         ``run.session_id`` and the transcript written to are those of the session that ``change``
-        returns. Returns the stored session, and the message with its seq.
+        returns. Returns the stored session, and the message with its seq. Fails with VersionConflict
+        for a run that is stored already.
         """
 
     def append_events(events: Sequence[RunEvent]) -> Deferred[None]:
@@ -107,7 +110,7 @@ class IStore(IService):
 
         The session is updated in place (tokens added, previews, updated_at_ms, aborted_last_run), if
         it still exists under the run's key with the run's session id; the rest is written in any case.
-        Returns the messages with their seq.
+        Returns the messages with their seq. Fails with VersionConflict for a run that has ended.
         """
 
     def get_run(run_id: str) -> Deferred[RunRecord | None]:
@@ -193,17 +196,27 @@ class BackendEnvironment:
 
     :ivar agent_id: the agent's id in the configuration.
     :ivar reactor: provides IReactorProcess, IReactorCore and IReactorTCP.
-    :ivar state_dir: an existing directory (str) of the gateway's state.
+    :ivar state_dir: the directory of the gateway's state.
+    :ivar config_dir: the configuration file's directory, None without a file: what relative paths of
+        the configuration are relative to.
     """
 
     def __init__(
-        self, *, agent_id: str, reactor: Any, clock: IClock, entropy: IEntropy, state_dir: str
+        self,
+        *,
+        agent_id: str,
+        reactor: Any,
+        clock: IClock,
+        entropy: IEntropy,
+        state_dir: str,
+        config_dir: str | None = None,
     ) -> None:
         self.agent_id = agent_id
         self.reactor = reactor
         self.clock = clock
         self.entropy = entropy
         self.state_dir = state_dir
+        self.config_dir = config_dir
 
 
 class IAgentBackendFactory(IPlugin):

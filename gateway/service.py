@@ -39,6 +39,7 @@ from gateway.net.listen import Listener, listen
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site
 from gateway.statedir import StateDirectory
+from gateway.store.sqlite import url_of
 from gateway.store.store import SQLStore
 from gateway.wiring import Wiring
 
@@ -77,7 +78,7 @@ class GatewayService(Service):
         self._ready = False
         self._started_at = clock.seconds()
         self.store = SQLStore(
-            self.config.store.url or f"sqlite:///{state.database}",
+            self.config.store.url or url_of(str(state.database)),
             synchronous=self.config.store.synchronous,
             clock=clock,
             call_from_thread=reactor.callFromThread,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from twisted.logger import LogEvent, globalLogPublisher
@@ -23,9 +24,10 @@ def logged_failures(expected_failures: list[type[BaseException]]) -> Iterator[li
         if event.get("log_failure") is not None:
             events.append(event)
 
-    globalLogPublisher.addObserver(observe)
+    observer: Any = observe
+    globalLogPublisher.addObserver(observer)
     yield events
-    globalLogPublisher.removeObserver(observe)
+    globalLogPublisher.removeObserver(observer)
     unexpected = [
         event["log_failure"]
         for event in events

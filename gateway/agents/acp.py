@@ -162,4 +162,4 @@ def secret_of(secret: Secret, environment: BackendEnvironment, key: str) -> str:
 
 
 def _base(environment: BackendEnvironment) -> Path:
-    return Path(getattr(environment, "config_dir", None) or environment.state_dir)
+    return Path(environment.config_dir or environment.state_dir)

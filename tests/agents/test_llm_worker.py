@@ -24,16 +24,12 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, FunctionModel
-from pydantic_ai.models.test import TestModel
 
 from gateway.agents.jsonrpc import encode_notification, encode_request
 from gateway.agents.workers.acp_server import AcpServer
 from gateway.agents.workers.llm import MAX_CHARS, MAX_SESSIONS, LlmAgent, Memory, build_model
-from gateway.agents.workers.llm_errors import provider_error
 
 pytestmark = pytest.mark.model
-
-TestModel.__test__ = False  # a model for tests, no test
 
 
 class Writer:
@@ -361,46 +357,6 @@ def test_an_empty_answer_is_an_error() -> Deferred[None]:
         assert error["message"].startswith("the model gave no usable answer")
 
     return talk(Model(""), scenario)
-
-
-HTTP = failures.ModelHTTPError
-OVERFLOW = {"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}}
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (
-            HTTP.for_category(failures.ModelRateLimitError, status_code=429, model_name="m"),
-            "rate_limit",
-        ),
-        (
-            HTTP.for_category(failures.ModelOverloadedError, status_code=503, model_name="m"),
-            "rate_limit",
-        ),
-        (HTTP(400, "m", OVERFLOW), "context_length"),
-        (failures.ModelContextWindowExceededError("m", "too long"), "context_length"),
-        (failures.ModelTimeoutError("m", "Request timed out."), "timeout"),
-        (failures.ModelConnectionError("m", "Connection error."), "unknown"),
-        (failures.ContentFilterError("filtered"), "refusal"),
-        (HTTP(500, "m", "<html>"), "unknown"),
-        (HTTP(500, "m", None), "unknown"),
-        (ValueError("a bug"), "unknown"),
-    ],
-)
-def test_kinds_of_failure(error: Exception, kind: str) -> None:
-    """Every failure has a kind; the text of a bug of ours does not go out."""
-    shaped = provider_error(error, provider="p", model="m", secret=None)
-
-    assert shaped.data["kind"] == kind
-    assert "a bug" not in shaped.message
-
-
-def test_a_long_word_of_the_provider_is_cut() -> None:
-    """A page of HTML is 300 characters of preview."""
-    shaped = provider_error(HTTP(500, "m", "x" * 5000), provider="p", model="m", secret=None)
-
-    assert shaped.data["message"] == "x" * 300
 
 
 def test_memory_forgets_whole_turns() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from tests.cli.ctl import ROOT
 from tests.client.scripted import HELLO, TOKEN
 
 
@@ -138,3 +142,25 @@ def test_ctrl_c_ends_a_call(ctl, url, script):
     stdout, stderr = process.communicate(timeout=20)
 
     assert (process.returncode, stdout, stderr) == (130, b"", b"")
+
+
+def test_nothing_waits_on_the_global_reactor(to_script, url):
+    """A call runs on a reactor of its own: a timer on the global one would never fire."""
+    code = (
+        "from click.testing import CliRunner\n"
+        "from gateway.cli import cli\n"
+        "assert CliRunner().invoke(cli, ['call', 'health']).exit_code == 0\n"
+        "from twisted.internet import reactor\n"
+        "print(reactor.getDelayedCalls())\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **to_script.environ},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert done.stdout == "[]\n"

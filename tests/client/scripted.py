@@ -36,6 +36,7 @@ class ScriptedConnection(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self.factory.script.closes.append((wasClean, code, reason))
+        self.factory.script.live.discard(self)
 
     def send(self, **frame: Any) -> None:
         self.sendMessage(json.dumps(frame).encode())
@@ -79,10 +80,12 @@ class Script:
         }
         self.frames: list[dict[str, Any]] = []
         self.connections: list[ScriptedConnection] = []
+        self.live: set[ScriptedConnection] = set()
         self.closes: list[tuple[bool, int | None, str | None]] = []
 
     def opened(self, connection: ScriptedConnection) -> None:
         self.connections.append(connection)
+        self.live.add(connection)
         if self.challenge is not None:
             connection.event("connect.challenge", self.challenge)
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from gateway.cli.session import Loop
 from tests.client.scripted import Script, server_factory
@@ -29,13 +30,13 @@ def served(script: Script, certificate: Path | None = None) -> Iterator[str]:
 
         async def listen() -> Any:
             factory = server_factory(script, loop.reactor)
-            if certificate is None:
-                return loop.reactor.listenTCP(0, factory, interface="127.0.0.1")
-            tls = DefaultOpenSSLContextFactory(str(certificate), str(certificate))
-            return loop.reactor.listenSSL(0, factory, tls, interface="127.0.0.1")
+            if certificate is not None:  # listenSSL would have timers on the global reactor
+                context = DefaultOpenSSLContextFactory(str(certificate), str(certificate))
+                factory = TLSMemoryBIOFactory(context, False, factory, loop.reactor)
+            return loop.reactor.listenTCP(0, factory, interface="127.0.0.1")
 
         async def stop() -> None:
-            for connection in script.connections:
+            for connection in script.live:
                 connection.transport.abortConnection()
             await port.stopListening()
 

@@ -1,0 +1,83 @@
+"""An ACP backend whose processes are played by the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from gateway.agents.acp import AcpBackend
+from gateway.agents.process import Command
+from gateway.errors import BackendError
+from gateway.model import ModelInfo
+from gateway.testing import FakeClock
+from tests.agents.fakes import (
+    FakeProcess,
+    FakeReactor,
+    RecordingSink,
+    make_environment,
+    run_request,
+)
+
+MODELS = (ModelInfo(id="main", name="Main", provider="acp"),)
+INITIALIZED = {"protocolVersion": 1, "agentCapabilities": {"promptCapabilities": {"image": True}}}
+
+
+def make_backend(directory: Path, clock: FakeClock, reactor: FakeReactor) -> AcpBackend:
+    command = Command(("agent",), {}, str(directory / "workspace" / "main"))
+    environment = make_environment(directory, clock, reactor)
+    return AcpBackend(command, MODELS, environment, reactor.kill_group)
+
+
+class Setup:
+    """A backend whose processes are played by the test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = FakeClock()
+        self.reactor = FakeReactor()
+        self.backend = make_backend(directory, self.clock, self.reactor)
+        self.sink = RecordingSink()
+
+    @property
+    def process(self) -> FakeProcess:
+        return self.reactor.processes[-1]
+
+    def start(self) -> FakeProcess:
+        """Start the backend; its process is initialized."""
+        self.backend.startService()
+        return self.initialize()
+
+    def initialize(self) -> FakeProcess:
+        (initialize,) = self.process.messages()
+        self.process.answer(initialize["id"], INITIALIZED)
+        return self.process
+
+    def run(
+        self, text: str = "hello", sink: RecordingSink | None = None, **changes: Any
+    ) -> list[Any]:
+        """Start a run; what it ends with is put into the list."""
+        ends: list[Any] = []
+        self.going = self.backend.start(run_request(text, **changes), sink or self.sink)
+        self.going.addBoth(ends.append)
+        return ends
+
+    def open(self, acp_id: str = "s1") -> dict[str, Any]:
+        """Answer the ``session/new`` that was sent; return the prompt that follows."""
+        (new,) = self.process.messages()
+        assert new["method"] == "session/new"
+        self.process.answer(new["id"], {"sessionId": acp_id})
+        return self.prompt()
+
+    def prompt(self) -> dict[str, Any]:
+        (prompt,) = self.process.messages()
+        assert prompt["method"] == "session/prompt"
+        return prompt
+
+
+def failure_of(ends: list[Any]) -> BackendError:
+    (end,) = ends
+    assert isinstance(end, Failure)
+    error = end.value
+    assert isinstance(error, BackendError)
+    return error

@@ -1,0 +1,343 @@
+"""The ACP backend when runs are aborted, processes die and agents misbehave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from gateway.errors import BackendErrorKind
+from gateway.model import RunResult
+from tests.agents.acp_setup import Setup, failure_of
+from tests.agents.fakes import (
+    RecordingSink,
+)
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_cancel_ends_the_run_and_tells_the_agent(setup: Setup) -> None:
+    """An abort ends the run at once; the session's next prompt waits until the agent has answered."""
+    process = setup.start()
+    ends = setup.run()
+    first = setup.open()
+
+    setup.going.cancel()
+    assert ends[0].check(CancelledError)
+    (cancel,) = process.messages()
+    assert cancel["method"] == "session/cancel"
+    assert cancel["params"] == {"sessionId": "s1"}
+
+    process.say("s1", "too late")
+    assert setup.sink.parts == []
+    setup.run("next")
+    assert process.messages() == []
+    process.answer(first["id"], {"stopReason": "cancelled"})
+    assert setup.prompt()["params"]["prompt"] == [{"type": "text", "text": "next"}]
+    assert setup.clock.getDelayedCalls() == []
+
+
+def test_other_sessions_go_on_while_one_is_cancelled(setup: Setup) -> None:
+    """Waiting for a cancelled prompt holds up its own session only."""
+    process = setup.start()
+    setup.run()
+    setup.open("s1")
+    setup.going.cancel()
+    process.messages()
+
+    ends = setup.run(session_key="agent:main:other")
+    process.answer(setup.open("s2")["id"], {"stopReason": "end_turn"})
+
+    assert isinstance(ends[0], RunResult)
+
+
+def test_an_agent_that_does_not_answer_a_cancelled_prompt_is_killed(setup: Setup) -> None:
+    """After five seconds without an answer the process is killed and started anew."""
+    process = setup.start()
+    setup.run()
+    setup.open("s1")
+    other = setup.run(session_key="agent:main:other")
+    setup.open("s2")
+    setup.going.cancel()
+    assert len(setup.clock.getDelayedCalls()) == 1
+
+    setup.clock.advance(5)
+
+    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert isinstance(other[0], Failure)
+    process.end(signal=9)
+    setup.clock.advance(0.5)
+    assert len(setup.reactor.processes) == 2
+
+
+def test_a_run_that_waits_for_its_session_can_be_cancelled(setup: Setup) -> None:
+    """An abort before the prompt was sent leaves the session free."""
+    process = setup.start()
+    ends = setup.run()
+    (new,) = process.messages()
+
+    setup.going.cancel()
+    assert ends[0].check(CancelledError)
+    process.answer(new["id"], {"sessionId": "late"})
+
+    setup.run()
+    assert setup.open("s2")["params"]["sessionId"] == "s2"
+
+
+def test_death_fails_all_runs_at_once(setup: Setup) -> None:
+    """Runs of a process that died fail with how it ended; those that wait for it wait for the next."""
+    process = setup.start()
+    first = setup.run()
+    setup.open("s1")
+    second = setup.run(session_key="agent:main:other")
+    third = setup.run("behind the first")
+
+    process.end(signal=9)
+
+    for ends in (first, second, third):
+        message = failure_of(ends).message
+        assert message == "the process of agent main ended: signal 9 (SIGKILL)"
+    assert not setup.backend.ready()
+
+
+def test_a_fresh_process_has_fresh_sessions(setup: Setup) -> None:
+    """After a restart a session is opened again, with the history."""
+    setup.start()
+    setup.run()
+    setup.open("s1")
+    setup.process.end(code=1)
+    setup.clock.advance(0.5)
+    process = setup.initialize()
+
+    ends = setup.run()
+    prompt = setup.open("s2")
+    process.answer(prompt["id"], {"stopReason": "end_turn"})
+
+    assert isinstance(ends[0], RunResult)
+
+
+def test_an_answer_before_the_death_counts(setup: Setup) -> None:
+    """What a process wrote before it ended is read before its runs fail."""
+    process = setup.start()
+    ends = setup.run()
+    prompt = setup.open()
+
+    process.exit(code=0)
+    process.answer(prompt["id"], {"stopReason": "end_turn"})
+    process.end()
+
+    assert isinstance(ends[0], RunResult)
+
+
+def test_restarts_back_off(setup: Setup) -> None:
+    """A process that dies at once is started after pauses that grow."""
+    setup.backend.startService()
+    starts = []
+    for _ in range(4):
+        setup.process.end(code=127)
+        before = setup.clock.seconds()
+        (call,) = setup.clock.getDelayedCalls()
+        setup.clock.advance(call.getTime() - before)
+        starts.append(setup.clock.seconds() - before)
+
+    assert all(0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(starts))
+    assert len(setup.reactor.processes) == 5
+
+
+def test_initialize_has_a_deadline(setup: Setup) -> None:
+    """A process that does not answer initialize within 30 s is killed; who waited is told."""
+    setup.backend.startService()
+    ends = setup.run()
+
+    setup.clock.advance(30)
+    assert setup.reactor.groups == [(setup.process.pid, "SIGKILL")]
+    setup.process.end(signal=9)
+
+    assert "did not answer initialize within 30 s" in failure_of(ends).message
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"result": {"protocolVersion": 2}}, "speaks version 2"),
+        ({"result": None}, "speaks version None"),
+        ({"error": {"code": -32603, "message": "no key"}}, "refused to start: no key"),
+    ],
+)
+def test_an_agent_that_can_not_be_initialized(setup: Setup, answer: Any, text: str) -> None:
+    """Another protocol version, or a refusal, is a failed start."""
+    setup.backend.startService()
+    ends = setup.run()
+    (initialize,) = setup.process.messages()
+
+    setup.process.send(id=initialize["id"], **answer)
+    setup.process.end(signal=9)
+
+    assert text in failure_of(ends).message
+
+
+def test_garbage_is_tolerated_then_the_process_is_killed(setup: Setup) -> None:
+    """Lines that are no JSON cost nothing at first; a stream of them ends the process and its runs."""
+    process = setup.start()
+    ends = setup.run()
+    prompt = setup.open()
+
+    process.protocol.childDataReceived(1, b"debug: hello\n" * 50)
+    process.say("s1", "fine")
+    assert setup.sink.said == "fine"
+    process.protocol.childDataReceived(1, b"debug: hello\n" * 100)
+
+    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert "no messages" in failure_of(ends).message
+    process.answer(prompt["id"], {"stopReason": "end_turn"})
+
+
+def test_a_line_without_end_kills(setup: Setup) -> None:
+    """More than 16 MiB without a newline end the process and its runs."""
+    process = setup.start()
+    ends = setup.run()
+    setup.open()
+
+    for _ in range(17):
+        process.protocol.childDataReceived(1, b"x" * 1024 * 1024)
+
+    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert "a line of more than 16777216 bytes" in failure_of(ends).message
+
+
+def test_an_error_answer_is_typed(setup: Setup) -> None:
+    """A refused prompt fails the run with kind and detail; the session goes on."""
+    process = setup.start()
+    ends = setup.run()
+    prompt = setup.open()
+
+    data = {"kind": "rate_limit", "httpStatus": 429}
+    process.send(id=prompt["id"], error={"code": -32603, "message": "slow down", "data": data})
+
+    error = failure_of(ends)
+    assert (error.message, error.kind) == ("slow down", BackendErrorKind.RATE_LIMIT)
+    assert error.detail == {"httpStatus": 429}
+    setup.run("again")
+    assert setup.prompt()["params"]["sessionId"] == "s1"
+
+
+def test_a_session_that_the_agent_lost_is_opened_again(setup: Setup) -> None:
+    """After "no such session" the next turn opens one."""
+    process = setup.start()
+    setup.run()
+    prompt = setup.open()
+    process.send(id=prompt["id"], error={"code": -32002, "message": "no such session"})
+
+    setup.run("again")
+
+    assert setup.open("s2")["params"]["sessionId"] == "s2"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"error": {"code": -32000, "message": "Authentication required"}}, "logged in first"),
+        ({"result": {}}, "without an id"),
+    ],
+)
+def test_a_session_that_can_not_be_opened(setup: Setup, answer: Any, text: str) -> None:
+    """A run whose session is refused fails, and the next one tries again."""
+    process = setup.start()
+    ends = setup.run()
+    (new,) = process.messages()
+
+    process.send(id=new["id"], **answer)
+
+    assert text in failure_of(ends).message
+    setup.run()
+    setup.open()
+
+
+def test_opening_a_session_has_a_deadline(setup: Setup) -> None:
+    """An agent that does not open a session within a minute fails the run by timeout."""
+    setup.start()
+    ends = setup.run()
+
+    setup.clock.advance(60)
+
+    assert failure_of(ends).kind is BackendErrorKind.TIMEOUT
+
+
+def test_permission_is_refused(setup: Setup) -> None:
+    """A request for permission is answered: refused during a turn, cancelled outside of one."""
+    process = setup.start()
+    setup.run()
+    setup.open()
+    ask = {"sessionId": "s1", "options": [{"optionId": "no", "kind": "reject_once"}]}
+
+    process.send(id="p1", method="session/request_permission", params=ask)
+    process.send(id="p2", method="session/request_permission", params={"sessionId": "s9"})
+    process.send(id="p2", method="session/request_permission", params={"sessionId": ["odd"]})
+    assert [message["result"] for message in process.messages()] == [
+        {"outcome": {"outcome": "selected", "optionId": "no"}},
+        {"outcome": {"outcome": "cancelled"}},
+        {"outcome": {"outcome": "cancelled"}},
+    ]
+
+    setup.going.addErrback(lambda failure: None).cancel()
+    process.messages()
+    process.send(id="p3", method="session/request_permission", params=ask)
+    assert process.messages()[0]["result"] == {"outcome": {"outcome": "cancelled"}}
+
+
+@pytest.mark.parametrize("method", ["fs/read_text_file", "terminal/create", "_their/extension"])
+def test_files_and_terminals_are_refused(setup: Setup, method: str) -> None:
+    """What was not offered is refused with the code for an unknown method."""
+    process = setup.start()
+
+    process.send(id=1, method=method, params={})
+
+    (answer,) = process.messages()
+    assert answer["error"]["code"] == -32601
+
+
+def test_a_sink_that_raises_fails_its_run_only(setup: Setup) -> None:
+    """What a run's sink raises ends that run; the agent is told, and other runs go on."""
+    process = setup.start()
+    ends = setup.run()
+    prompt = setup.open("s1")
+    other = setup.run(sink=RecordingSink(), session_key="agent:main:other")
+    prompt2 = setup.open("s2")
+
+    def refuse(delta: str) -> None:
+        raise ValueError("too long")
+
+    setup.sink.on_text = refuse
+    process.say("s1", "x")
+    process.say("s1", "y")
+
+    assert ends[0].check(ValueError)
+    assert [message["method"] for message in process.messages()] == ["session/cancel"]
+    process.answer(prompt["id"], {"stopReason": "cancelled"})
+    process.answer(prompt2["id"], {"stopReason": "end_turn"})
+    assert isinstance(other[0], RunResult)
+    assert setup.clock.getDelayedCalls() == []
+
+
+def test_stop_ends_turns_and_process(setup: Setup) -> None:
+    """Stopping cancels the turns, closes the input, and waits for the process."""
+    process = setup.start()
+    ends = setup.run()
+    setup.open()
+
+    gone: Deferred[None] = setup.backend.stopService()
+
+    assert failure_of(ends).message == "agent main is stopping"
+    assert process.messages()[0]["method"] == "session/cancel"
+    assert process.input_closed
+    assert not gone.called
+    process.end(code=0)
+    assert gone.called
+    assert setup.clock.getDelayedCalls() == []
+    assert len(setup.reactor.processes) == 1
