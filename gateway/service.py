@@ -164,6 +164,7 @@ class GatewayService(Service):
         self.store.open()
         self._listeners = listen(self._listen_specs, self.port, self.reactor)
         self._refuse_open_door()
+        self.state.announce(self.urls[0])
 
     def _refuse_open_door(self) -> None:
         """Stay closed where anybody on the network could come in. Raises StartError."""

@@ -21,11 +21,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.config import Secret, SecretRef, resolve_secret
 from gateway.errors import StartError
-from gateway.interfaces import IClock, IEntropy
+
+if TYPE_CHECKING:
+    from gateway.interfaces import IClock, IEntropy
 
 _TOKEN_BYTES = 32
 _TOKEN_CHARS_MIN = 16
@@ -90,8 +92,7 @@ class StateDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             since = datetime.fromtimestamp(clock.now_ms() / 1000, UTC).isoformat(timespec="seconds")
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "since": since}).encode(), 0)
+            self._write_lock(descriptor, {"pid": os.getpid(), "since": since})
         except BlockingIOError as error:
             owner = _owner(descriptor)
             os.close(descriptor)
@@ -100,6 +101,25 @@ class StateDirectory:
             os.close(descriptor)
             raise StartError(f"lock {self.lock_file}: {error.strerror}") from error
         self._lock = descriptor
+
+    def announce(self, url: str) -> None:
+        """Tell clients of this host where the gateway is; only its owner may."""
+        assert self._lock is not None, "lock() comes first"
+        held = json.loads(os.pread(self._lock, _READ_MAX, 0))
+        self._write_lock(self._lock, {**held, "url": url})
+
+    def announced_url(self) -> str | None:
+        """Return where the gateway that owns this directory is, as far as it has said so."""
+        try:
+            held = json.loads(self.lock_file.read_bytes()[:_READ_MAX])
+        except (OSError, ValueError):
+            return None
+        url = held.get("url") if isinstance(held, dict) else None
+        return url if isinstance(url, str) else None
+
+    def _write_lock(self, descriptor: int, content: dict[str, object]) -> None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(content).encode(), 0)
 
     def unlock(self) -> None:
         """Give the directory up; the file stays, since removing it would let two in."""

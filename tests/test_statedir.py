@@ -287,3 +287,25 @@ def test_token_on_a_full_disk(state: StateDirectory) -> None:
     with full_disk(), pytest.raises(StartError, match=r"/token: File too large$"):
         load(state)
     assert sorted(path.name for path in state.path.iterdir()) == ["logs", "secrets", "workspace"]
+
+
+def test_the_owner_announces_where_it_is(tmp_path: Path) -> None:
+    """Clients of the host learn the address from the lock; before and after there is none."""
+    state = StateDirectory(tmp_path / "state")
+    state.ensure()
+    assert state.announced_url() is None
+    state.lock(FakeClock())
+    assert state.announced_url() is None
+    state.announce("ws://127.0.0.1:4711")
+    assert StateDirectory(state.path).announced_url() == "ws://127.0.0.1:4711"
+    state.unlock()
+    assert state.announced_url() is None
+
+
+def test_a_damaged_lock_announces_nothing(tmp_path: Path) -> None:
+    """A lock file that holds something else is no address."""
+    state = StateDirectory(tmp_path / "state")
+    state.ensure()
+    for content in (b"\xff", b"[]", b'{"url": 5}'):
+        state.lock_file.write_bytes(content)
+        assert state.announced_url() is None

@@ -34,7 +34,7 @@ class RequestError(click.ClickException):
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=float,
     metavar="SECONDS",
     help="How long to wait for the answer. [default: 30; no limit with --expect-final]",
 )
@@ -49,6 +49,8 @@ def call(
     stderr, with exit status 1; without a connection the exit status is 2.
     """
     value = parse_params(params)
+    if timeout is not None and not timeout > 0:
+        raise click.UsageError("--timeout must be more than 0 seconds")
     from gateway.cli.session import session
     from gateway.client import RequestFailed, RequestNotSent, RequestTimeout
 

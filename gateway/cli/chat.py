@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from gateway.cli.common import (
-    Failure,
-    Flags,
-    Interrupted,
-    connecting,
-    printable,
-)
+from gateway.cli.common import Failure, Flags, Interrupted, connecting, printable
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
-    from gateway.client import RunEvent, TextDelta, TextReplaced
+    from gateway.client import RunEnded, RunEvent, TextDelta, TextReplaced
 
 PROMPT = "> "
 
@@ -55,11 +49,9 @@ def chat(flags: Flags, message: str | None, session_key: str) -> None:
 
 
 def _one(connected: Session, message: str, session_key: str) -> None:
-    answer = connected.chat(message, session_key)
     try:
-        problem = show(answer, sys.stdout)
+        problem = _say(connected, message, session_key)
     except KeyboardInterrupt:
-        answer.abort()
         raise Interrupted from None
     if problem is not None:
         raise Failure(problem)
@@ -69,7 +61,7 @@ def _lines(connected: Session, session_key: str) -> None:
     failed = False
     for line in sys.stdin:
         if message := line.strip():
-            problem = show(connected.chat(message, session_key), sys.stdout)
+            problem = _say(connected, message, session_key)
             if problem is not None:
                 failed = True
                 Failure(problem).show()
@@ -82,14 +74,22 @@ def _prompt(connected: Session, session_key: str) -> None:
         f"Session {session_key}. Ctrl-C stops an answer, Ctrl-D ends the conversation.", err=True
     )
     for message in _typed():
-        answer = connected.chat(message, session_key)
         try:
-            problem = show(answer, sys.stdout)
+            problem = _say(connected, message, session_key)
         except KeyboardInterrupt:
-            answer.abort()
             problem = "aborted"
         if problem is not None:
             Failure(problem).show()
+
+
+def _say(connected: Session, message: str, session_key: str) -> str | None:
+    """Send a message and show its answer; return what went wrong, if anything did."""
+    answer = connected.chat(message, session_key)
+    try:
+        return show(answer, sys.stdout)
+    except (KeyboardInterrupt, OSError):  # nobody reads it any more: the agent need not go on
+        answer.abort()
+        raise
 
 
 def _typed() -> Iterator[str]:
@@ -122,37 +122,35 @@ def _use_readline() -> None:
         return
 
 
-class Readable(Protocol):
-    """An answer to read: its events, and a way to stop it."""
-
-    def __iter__(self) -> Iterator[RunEvent]: ...
-
-    def abort(self) -> None:
-        """Stop the run."""
-
-
-def show(answer: Readable, stream: TextIO) -> str | None:
+def show(answer: Iterable[RunEvent], stream: TextIO) -> str | None:
     """Print an answer as it comes and end its line; return what went wrong, if anything did.
 
     What is rewritten can not be taken back: it is printed again, on a line of its own. Raises what
     ended the connection.
     """
-    from gateway.cli.session import ended_badly
     from gateway.client import RequestFailed, RequestNotSent, RequestTimeout, RunEnded
 
     writer = _Writer(stream)
     try:
         for event in answer:
             if isinstance(event, RunEnded):
-                return ended_badly(event)
+                return _problem(event)
             writer.write(event)
     except (RequestFailed, RequestNotSent, RequestTimeout) as error:
         return str(error)
-    except OSError:  # nobody reads any more: the agent need not go on
-        answer.abort()
-        raise
     finally:
         writer.end_line()
+    return None
+
+
+def _problem(end: RunEnded) -> str | None:
+    """Return what to tell of an end that is no success, ``None`` for one that is."""
+    from gateway.client import Outcome
+
+    if end.outcome is Outcome.ERROR:
+        return end.error_message or "the run failed"
+    if end.outcome is Outcome.ABORTED:
+        return f"aborted ({end.stop_reason})" if end.stop_reason else "aborted"
     return None
 
 

@@ -19,18 +19,14 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure as TwistedFailure
 
-from gateway.cli.common import Failure, Flags, Unreachable
+from gateway.cli.common import Flags, Unreachable
 from gateway.cli.where import Target, resolve
 from gateway.client import (
     OPERATOR_SCOPES,
     ClientError,
     ClientOptions,
-    ConnectFailed,
-    ConnectionLost,
     ConnectRefused,
     Credentials,
-    InvalidUrl,
-    Outcome,
     RunEnded,
     RunEvent,
     client_info,
@@ -48,15 +44,11 @@ JOIN_TIMEOUT_S = 3.0
 ABORT_TIMEOUT_S = 5.0
 SIGNAL_LATENCY_S = 0.25
 
-_HINTS = {
-    "AUTH_TOKEN_MISSING": "give --token-file, or set GATEWAY_TOKEN",
-    "AUTH_TOKEN_MISMATCH": "is it the token of this gateway? see: gatewayctl token",
-    "AUTH_PASSWORD_MISSING": "give the password with --token-file, or set GATEWAY_TOKEN",
-}
+_NO_TOKEN = "no token was sent: give --token-file, or set GATEWAY_TOKEN"  # noqa: S105 - a sentence
 
 
 class Loop:
-    """A Twisted loop of its own in a background thread; no global reactor is touched."""
+    """A Twisted loop of its own in a background thread; the global reactor has no part in it."""
 
     def __init__(self) -> None:
         self.reactor: Any = SelectReactor()
@@ -132,10 +124,12 @@ class Answer:
 
     def abort(self) -> None:
         """Stop the run and wait a while for its end."""
-        if not self._ended:
-            self._loop.run(self._stop)
+        self._loop.run(self._stop)
 
     async def _stop(self) -> None:
+        if self._ended:  # decided here: the loop's thread may have read the end meanwhile
+            return
+
         async def stopped() -> None:
             await self._run.abort()
             await self._run.result()
@@ -179,7 +173,7 @@ class Session:
 
 @contextmanager
 def session(flags: Flags) -> Iterator[Session]:
-    """Connect for the length of a ``with`` block. What goes wrong is raised as Failure."""
+    """Connect for the length of a ``with`` block. Raises Unreachable, also where the connection ends."""
     target = resolve(flags, os.environ)
     options = ClientOptions(
         client=client_info("cli", "cli"),
@@ -198,7 +192,7 @@ def session(flags: Flags) -> Iterator[Session]:
             finally:
                 close(loop, client)
         except ClientError as error:
-            raise failure(error, target) from None
+            raise unreachable(error, target) from None
 
 
 def close(loop: Loop, client: Client) -> None:
@@ -210,22 +204,11 @@ def close(loop: Loop, client: Client) -> None:
     loop.run(leave)
 
 
-def failure(error: ClientError, target: Target) -> Failure:
-    """Say in one line what went wrong, with the exit status for it."""
-    if isinstance(error, ConnectRefused):
-        code = error.detail_code or error.code
-        text = f"refused by {target.url}: {error.message}" + (f" ({code})" if code else "")
-        hint = _HINTS.get(code or "")
-        return Unreachable(f"{text}: {hint}" if hint else text)
-    if isinstance(error, ConnectFailed | ConnectionLost | InvalidUrl):
+def unreachable(error: ClientError, target: Target) -> Unreachable:
+    """Say in one line why there is no connection, or no longer."""
+    if not isinstance(error, ConnectRefused):
         return Unreachable(str(error))
-    return Failure(str(error))
-
-
-def ended_badly(end: RunEnded) -> str | None:
-    """Return what to tell of an end that is no success, ``None`` for one that is."""
-    if end.outcome is Outcome.ERROR:
-        return end.error_message or "the run failed"
-    if end.outcome is Outcome.ABORTED:
-        return f"aborted ({end.stop_reason})" if end.stop_reason else "aborted"
-    return None
+    code = error.detail_code or error.code or ""
+    text = f"refused by {target.url}: {error.message}" + (f" ({code})" if code else "")
+    wants_one = code.startswith("AUTH_") or code == "DEVICE_IDENTITY_REQUIRED"
+    return Unreachable(f"{text}: {_NO_TOKEN}" if wants_one and target.token is None else text)

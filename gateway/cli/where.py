@@ -48,20 +48,23 @@ def resolve(flags: Flags, environ: Mapping[str, str]) -> Target:
 
     url = flags.url or environ.get("GATEWAY_URL")
     try:
-        local = url is None or is_loopback(parse_url(url).host)
-        if not local and not _is_given(flags, environ):
-            return Target(str(url), None)
+        given = _given_token(flags, environ)
+        if url is not None and (given is not None or not is_loopback(parse_url(url).host)):
+            return Target(url, None if given is None else given.value)
         config, base_dir = _configuration(environ)
-        found = find_token(flags, environ, config, base_dir)
+        found = given or _own_token(flags, environ, config, base_dir)
+        url = url or _state_directory(flags, environ).announced_url()
         return Target(url or url_of(config.server.listen), None if found is None else found.value)
     except (InvalidUrl, StartError) as error:
         raise Unreachable(str(error)) from None
 
 
-def find_token(
-    flags: Flags, environ: Mapping[str, str], config: Config, base_dir: Path
-) -> TokenSource | None:
+def local_token(flags: Flags, environ: Mapping[str, str]) -> TokenSource | None:
     """Find the token of the gateway on this host; ``None`` if it wants none. Raises StartError."""
+    return _given_token(flags, environ) or _own_token(flags, environ, *_configuration(environ))
+
+
+def _given_token(flags: Flags, environ: Mapping[str, str]) -> TokenSource | None:
     if flags.token:
         return TokenSource("--token", flags.token)
     if flags.token_file:
@@ -69,27 +72,27 @@ def find_token(
         return TokenSource(str(path), _read(SecretRef(file=str(path)), environ, path.parent))
     if environ.get("GATEWAY_TOKEN"):
         return TokenSource("$GATEWAY_TOKEN", environ["GATEWAY_TOKEN"].strip())
+    return None
+
+
+def _own_token(
+    flags: Flags, environ: Mapping[str, str], config: Config, base_dir: Path
+) -> TokenSource | None:
     if config.auth.mode == "none":
         return None
     secret = config.auth.password if config.auth.mode == "password" else config.auth.token
     if secret is not None:
         value = _read(secret, environ, base_dir)
         return TokenSource(_source(secret, base_dir, config.auth.mode), value)
-    state = state_directory(flags, environ)
+    state = _state_directory(flags, environ)
     return TokenSource(str(state.token), state.read_token().value if state.token.exists() else None)
 
 
-def state_directory(flags: Flags, environ: Mapping[str, str]) -> StateDirectory:
-    """Return the gateway's state directory on this host."""
+def _state_directory(flags: Flags, environ: Mapping[str, str]) -> StateDirectory:
     from gateway.statedir import StateDirectory, default_path
 
     named = flags.state_dir or environ.get("GATEWAY_STATE_DIR")
     return StateDirectory(Path(named) if named else default_path())
-
-
-def local_token(flags: Flags, environ: Mapping[str, str]) -> TokenSource | None:
-    """Find the token of this host for people. Raises StartError."""
-    return find_token(flags, environ, *_configuration(environ))
 
 
 def url_of(listen: Sequence[str]) -> str:
@@ -113,10 +116,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _is_given(flags: Flags, environ: Mapping[str, str]) -> bool:
-    return bool(flags.token or flags.token_file or environ.get("GATEWAY_TOKEN"))
 
 
 def _configuration(environ: Mapping[str, str]) -> tuple[Config, Path]:

@@ -26,11 +26,13 @@ class Feed(Generic[T]):
         limit: int,
         merge: Callable[[T, T], T | None] | None = None,
         gap: Callable[[int], T] | None = None,
+        on_close: Callable[[Feed[T]], None] | None = None,
     ) -> None:
         self._items: deque[T] = deque()
         self._limit = limit
         self._merge = merge
         self._gap = gap
+        self._on_close = on_close
         self._dropped = 0
         self._ended = False
         self._error: ClientError | None = None
@@ -55,6 +57,12 @@ class Feed(Generic[T]):
             self._ended = True
             self._error = error
             self._wake()
+
+    def close(self) -> None:
+        """Stop taking items in, from the reader's side; what is there can still be read."""
+        self.end()
+        if self._on_close is not None:
+            self._on_close(self)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -78,7 +78,9 @@ class Target:
     """The parts of a gateway's address."""
 
     url: str
-    """As given, without query and fragment, for messages."""
+    """For messages: without the query, which may hold a secret."""
+    request_url: str = field(repr=False)
+    """For the request: with the query."""
     host: str
     port: int
     secure: bool
@@ -99,10 +101,11 @@ def parse_url(url: str) -> Target:
     shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
     if parts.scheme not in ("ws", "wss") or not parts.hostname:
         raise InvalidUrl(f"not a gateway URL: {shown}: expected ws://HOST:PORT or wss://HOST:PORT")
-    if not shown.isascii() or not shown.isprintable() or " " in shown:
+    if not url.isascii() or not url.isprintable() or " " in url:
         raise InvalidUrl("not a gateway URL: it has characters that a URL may not contain")
     secure = parts.scheme == "wss"
-    return Target(shown, parts.hostname, port or (443 if secure else 80), secure)
+    asked = f"{shown}?{parts.query}" if parts.query else shown
+    return Target(shown, asked, parts.hostname, port or (443 if secure else 80), secure)
 
 
 def new_id() -> str:

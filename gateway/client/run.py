@@ -60,8 +60,7 @@ class Run:
 
     def refused(self, failure: Failure) -> None:
         """Take in that ``chat.send`` failed."""
-        if not isinstance(failure.value, ClientError):
-            failure.raiseException()
+        assert isinstance(failure.value, ClientError)
         self.lost(failure.value)
 
     def event(self, payload: dict[str, Any]) -> None:

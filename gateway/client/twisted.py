@@ -70,7 +70,9 @@ def connect(
     """Connect to a gateway and shake hands.
 
     ``endpoint`` is where to connect instead of the URL's host and port. Fails with InvalidUrl,
-    ConnectFailed, ConnectRefused or ConnectionLost. Cancelling gives up at once.
+    ConnectFailed, ConnectRefused or ConnectionLost. Cancelling gives up at once. Timeouts follow
+    ``reactor.seconds()``, so a client that lives long wants a reactor whose time is steady
+    (:func:`gateway.runtime.use_steady_time`).
     """
     options = options or ClientOptions()
     try:
@@ -109,8 +111,7 @@ class Client:
     @property
     def hello(self) -> Hello:
         """What the gateway told in ``hello-ok``."""
-        if self._hello is None:
-            raise RequestNotSent("not connected yet")
+        assert self._hello is not None, "connect() gives out connected clients only"
         return self._hello
 
     def call(
@@ -182,9 +183,11 @@ class Client:
         """Return an async iterator over events from now on.
 
         It ends when this side closes and raises what else ended the connection. For a reader that
-        lags behind, the oldest are dropped and told as a gap.
+        lags behind, the oldest are dropped and told as a gap. Close it to stop listening earlier.
         """
-        feed: Feed[Event | Gap] = Feed(limit=self._options.max_events, gap=Gap)
+        feed: Feed[Event | Gap] = Feed(
+            limit=self._options.max_events, gap=Gap, on_close=self._drop_feed
+        )
         if self._core.error is not None:
             feed.end(self._core.error)
         else:
@@ -193,7 +196,7 @@ class Client:
 
     def close(self, code: int = CLOSE_NORMAL, reason: str = "") -> Deferred[None]:
         """Close the connection; fires when it is gone. What waits fails with ConnectionLost."""
-        for feed in self._feeds:
+        for feed in list(self._feeds):
             feed.end()
         gone = self.when_closed()
         self._apply(self._core.close(code, reason))
@@ -320,7 +323,7 @@ class Client:
                 run.event(event.payload)
         for listener in list(self._listeners):
             self._guarded(listener, event)
-        for feed in self._feeds:
+        for feed in list(self._feeds):
             feed.push(event)
 
     def _guarded(self, function: Callable[[Any], None], argument: Any) -> None:
@@ -345,6 +348,10 @@ class Client:
 
     def _abort_run(self, run: Run) -> Deferred[Any]:
         return self.call("chat.abort", {"sessionKey": run.session_key, "runId": run.run_id})
+
+    def _drop_feed(self, feed: Feed[Event | Gap]) -> None:
+        if feed in self._feeds:
+            self._feeds.remove(feed)
 
     def _drop_run(self, run: Run) -> None:
         if self._runs.get(run.run_id) is run:

@@ -101,7 +101,7 @@ class ClientFactory(WebSocketClientFactory):  # type: ignore[misc]
 
     def __init__(self, owner: Owner, target: Target, reactor: Any) -> None:
         agent = f"txgateway/{gateway.__version__}"
-        super().__init__(target.url, useragent=agent, reactor=reactor)
+        super().__init__(target.request_url, useragent=agent, reactor=reactor)
         self.owner = owner
         if ":" in target.host:
             self.host = f"[{target.host}]"  # for the Host header

@@ -6,9 +6,19 @@ at every place, and compares every callback, every byte sent and the state after
 is unusual (a control frame, a fragment, a compressed, unmasked or invalid frame) goes to the base
 class, one frame at a time.
 
-Figures: operations per second of the server's CPU on one core, Python 3.11, 100 connections with 8
-requests in flight (RPC), 300-byte frames to 1000 connections (fan-out) or from clients (inbound).
-Autobahn 26.10 unchanged: RPC 36-40k, fan-out 50-57k, inbound 55-58k. Repeats differ by up to 15 %.
+Figures: operations per second of the server's CPU on one core, Python 3.11, the asyncio reactor; 100
+connections with 8 requests in flight (RPC), 300-byte frames to 500 connections (fan-out) or from 20
+(inbound). Repeats differ by up to 15 %, under other load by more. The parts have theirs beside them.
+
+====================  ==========  ================  ===========
+all of it, one run    Autobahn    without its logs  this module
+====================  ==========  ================  ===========
+RPC                   26-30k      23-47k            157-167k
+fan-out               28-38k      39-45k            94-118k
+inbound               50-57k      37-65k            323-368k
+handshakes            2.1-2.5k    4.1-6.0k          4.9-6.3k
+KB per connection     9.3         -                 2.6
+====================  ==========  ================  ===========
 """
 
 from __future__ import annotations
@@ -72,7 +82,7 @@ class FastPathMixin(WebSocketServerProtocol):  # type: ignore[misc]
     - The "message" signal of Autobahn is not fired, and ``is_open``/``is_closed`` never fire (a
       Deferred per message: 15 % of inbound; a reference cycle per connection).
     - ``onMessageBegin``, ``onMessageFrame`` and their like are not called for frames that take the
-      fast path, and ``trafficStats`` does not count them.
+      fast path; ``trafficStats`` does not count them, and is one for all connections of a factory.
     - What is sent while a read is being handled leaves in one write at its end (RPC 1.2-1.6 times),
       in the order of sending, whether by us or by Autobahn, and before the connection is dropped.
     - A request head over 16 KiB is answered 431, and a refused handshake gets a whole response.
@@ -215,8 +225,8 @@ class FastPathMixin(WebSocketServerProtocol):  # type: ignore[misc]
     def _take_any_frame(self, data: bytes, at: int, end: int) -> int:
         """Give the base class the next frame, or what there is of it; return where that ends.
 
-        One frame at a time, since its cost grows with the square of what it is given: 64 KiB of empty
-        pings take it 0.17 s at once and 0.09 s one by one.
+        One frame at a time, so that what follows takes the fast path again (a read that ends within a
+        frame would leave the next reads to the base class for good) and a pause holds between frames.
         """
         if self.state == _CONNECTING or self.data:
             stop = end
@@ -371,6 +381,7 @@ def prepare(factory: Any, clock: IReactorTime) -> None:
             **constants,
             **options,
             "trafficStats": state["trafficStats"],
+            "__module__": protocol.__module__,
             "CONFIG_ATTRS": (),
             "_first_state_is_shared": True,
         },

@@ -27,12 +27,23 @@ _UPDATE = update(devices).where(
 _SELECT_TOKEN = select(*columns_of(device_tokens, DeviceToken)).where(
     device_tokens.c.digest == bindparam("digest")
 )
-_TOKENS_OF_ROLE = select(device_tokens.c.digest, device_tokens.c.issued_at_ms).where(
-    device_tokens.c.device_id == bindparam("device_id"),
-    device_tokens.c.role == bindparam("role"),
-)
 _INSERT_TOKEN = insert(device_tokens)
-_DELETE_TOKEN = delete(device_tokens).where(device_tokens.c.digest == bindparam("at_digest"))
+_OF_ROLE = (
+    device_tokens.c.device_id == bindparam("of_device"),
+    device_tokens.c.role == bindparam("of_role"),
+)
+_NEWEST_OF_ROLE = (
+    select(device_tokens.c.digest)
+    .where(*_OF_ROLE)
+    .order_by(
+        device_tokens.c.issued_at_ms.desc(),
+        (device_tokens.c.digest == bindparam("of_digest")).desc(),
+    )
+    .limit(bindparam("keep"))
+)
+_DELETE_SURPLUS = delete(device_tokens).where(
+    *_OF_ROLE, device_tokens.c.digest.not_in(_NEWEST_OF_ROLE)
+)
 
 
 def by_id(connection: Connection, device_id: str) -> Device | None:
@@ -68,20 +79,14 @@ def update_by(
 
 
 def put_token(connection: Connection, token: DeviceToken, keep: int) -> None:
-    """Store a token in place of one with its digest; keep the ``keep`` newest of its role.
+    """Store a new token; keep the ``keep`` newest of its device and role.
 
     Of tokens of the same millisecond this one is the newest. A token of a device that is not paired
-    fails.
+    fails, and so does one that is stored already.
     """
-    connection.execute(_DELETE_TOKEN, {"at_digest": token.digest})
     connection.execute(_INSERT_TOKEN, to_values(token))
-    rows = connection.execute(
-        _TOKENS_OF_ROLE, {"device_id": token.device_id, "role": token.role}
-    ).all()
-    ranked = sorted(rows, key=lambda row: (row.issued_at_ms, row.digest == token.digest))
-    surplus = ranked[: max(len(ranked) - keep, 0)]
-    if surplus:
-        connection.execute(_DELETE_TOKEN, [{"at_digest": row.digest} for row in surplus])
+    of = {"of_device": token.device_id, "of_role": token.role, "of_digest": token.digest}
+    connection.execute(_DELETE_SURPLUS, {**of, "keep": keep})
 
 
 def token_by_digest(connection: Connection, digest: str) -> DeviceToken | None:

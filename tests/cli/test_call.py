@@ -121,6 +121,12 @@ def test_params_must_be_an_object(ctl, params):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
+def test_a_timeout_must_be_a_time(ctl, seconds):
+    """A timeout that is no positive number is a mistake in the command line."""
+    assert ctl("call", "health", "--timeout", seconds).exit_code == 2
+
+
 def test_params_from_stdin(to_script, script):
     """With - as params they are read from standard input."""
     script.handlers["x"] = lambda c, f: c.answer(f, {})

@@ -7,12 +7,12 @@ import os
 import pty
 import select
 import signal
-from collections.abc import Iterator
+import subprocess
 
 import pytest
 
 from gateway.cli.chat import show
-from gateway.client import Outcome, RunEnded, RunEvent, TextDelta, TextReplaced
+from gateway.client import Outcome, RunEnded, TextDelta, TextReplaced
 from tests.cli.ctl import Ctl, one_line, run_id_of
 
 
@@ -22,19 +22,6 @@ def test_a_message_is_answered(to_script, script):
 
     assert (result.exit_code, result.stdout, result.stderr) == (0, "hello  big\tworld\n", "")
     assert script.params("chat.send")["sessionKey"] == "agent:main:other"
-
-
-class Told:
-    """An answer whose events are known beforehand."""
-
-    def __init__(self, *events: RunEvent) -> None:
-        self.events = events
-
-    def __iter__(self) -> Iterator[RunEvent]:
-        return iter(self.events)
-
-    def abort(self) -> None:
-        raise AssertionError("nobody asked for that")
 
 
 class Screen(io.StringIO):
@@ -63,7 +50,7 @@ def test_an_answer_is_shown_as_it_comes(events, shown):
     """Text is printed once and its line ended; what is rewritten is printed again on its own line."""
     out = io.StringIO()
 
-    assert show(Told(*events), out) is None
+    assert show(events, out) is None
     assert out.getvalue() == shown
 
 
@@ -72,7 +59,7 @@ def test_an_answer_can_not_steer_the_terminal():
     screen, pipe = Screen(), io.StringIO()
 
     for stream in (screen, pipe):
-        show(Told(TextDelta("a\x1b]0;x\x07\tb\n"), END), stream)
+        show([TextDelta("a\x1b]0;x\x07\tb\n"), END], stream)
 
     assert screen.getvalue() == "a\ufffd]0;x\ufffd\tb\n"
     assert pipe.getvalue() == "a\x1b]0;x\x07\tb\n"
@@ -88,7 +75,7 @@ def test_an_answer_can_not_steer_the_terminal():
 )
 def test_an_end_that_is_no_success_is_told(end, problem):
     """A run that was aborted or failed is a problem with its reason."""
-    assert show(Told(TextDelta("x"), end), io.StringIO()) == problem
+    assert show([TextDelta("x"), end], io.StringIO()) == problem
 
 
 @pytest.mark.parametrize(
@@ -116,6 +103,20 @@ def test_lines_of_a_pipe_are_messages(to_script, script):
     assert result.stdout == "one\nhalf\ntwo\n"
     assert result.stderr == "gatewayctl: 401 bad key\n"
     assert script.methods == ["chat.send"] * 3
+
+
+def test_ctrl_c_stops_a_pipe(ctl, url, script):
+    """Ctrl-C aborts the run of a line as well, and ends with 130."""
+    process = ctl.process("chat", "--url", url, stdin=subprocess.PIPE)
+    process.stdin.write(b"/hang\n")
+    process.stdin.flush()
+    process.stdout.read(len("working "))
+
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+
+    assert (process.returncode, stderr) == (130, b"")
+    assert script.methods == ["chat.send", "chat.abort"]
 
 
 def test_an_empty_pipe_is_no_conversation(to_script, script):

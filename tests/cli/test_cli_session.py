@@ -22,7 +22,7 @@ def test_no_server(ctl, command):
 
 
 def test_a_wrong_token(ctl, url):
-    """A wrong token is one line with the reason and a hint, without the token, and exit status 2."""
+    """A wrong token is one line with the reason, without the token, and exit status 2."""
     line = one_line(ctl("call", "health", "--url", url, "--token", "s3cret-wrong"))
 
     assert "unauthorized" in line
@@ -61,6 +61,13 @@ def test_an_unreadable_token_file(ctl, tmp_path):
     missing = tmp_path / "none"
 
     assert str(missing) in one_line(ctl("methods", "--token-file", str(missing)))
+
+
+def test_a_token_that_is_no_text(ctl, url):
+    """A token that can not be sent is one line that does not show it."""
+    line = one_line(ctl("methods", "--url", url, GATEWAY_TOKEN="s3cret\udcff"))
+
+    assert "s3cret" not in line
 
 
 def test_text_of_the_gateway_can_not_steer_the_terminal(ctl, url, script):

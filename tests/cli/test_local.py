@@ -34,6 +34,11 @@ def test_no_token_yet(ctl, tmp_path):
     assert str(tmp_path / "token") in line
 
 
+def test_a_token_that_can_not_be_read(ctl, tmp_path):
+    """A token file that is not there is one line."""
+    assert "none" in one_line(ctl("token", "--token-file", str(tmp_path / "none")), 1)
+
+
 def test_no_token_wanted(ctl, tmp_path):
     """With auth.mode none there is no token to print."""
     ctl.environ.update(write_config(tmp_path, '[auth]\nmode = "none"'))

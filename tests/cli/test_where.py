@@ -118,6 +118,15 @@ def test_what_is_this_host(host, local):
     assert is_loopback(host) is local
 
 
+def test_a_configuration_is_read_only_where_it_is_needed(environ, tmp_path):
+    """With address and token given, a broken configuration does no harm."""
+    environ.update(write_config(tmp_path, "= 1"))
+
+    target = resolve(Flags(url="ws://127.0.0.1:1", token="t"), environ)
+
+    assert (target.url, target.token) == ("ws://127.0.0.1:1", "t")
+
+
 def test_a_broken_configuration_is_one_line(ctl, tmp_path):
     """A configuration that does not load stops a connecting command with one line and status 2."""
     ctl.environ.update(write_config(tmp_path, "[server]\nlisten = 5"))

@@ -52,6 +52,7 @@ def test_connect_says_who_connects():
         credentials=Credentials(token="t-1"),
         scopes=("operator.read",),
         caps=("tool-events",),
+        commands=("camera.snap",),
     )
 
     _, frame = connecting(options)
@@ -66,6 +67,7 @@ def test_connect_says_who_connects():
     assert params["role"] == "operator"
     assert params["scopes"] == ["operator.read"]
     assert params["caps"] == ["tool-events"]
+    assert params["commands"] == ["camera.snap"]
     assert params["auth"] == {"token": "t-1"}
     assert "device" not in params
 

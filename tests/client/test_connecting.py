@@ -167,6 +167,22 @@ def test_the_handshake_can_be_cancelled():
     assert wire.clock.getDelayedCalls() == []
 
 
+def test_an_upgrade_that_is_never_answered():
+    """A server that takes the connection and says nothing is cut after the handshake timeout."""
+    clock = FakeClock()
+    endpoint = MemoryEndpoint(Script(), clock)
+    connecting = connect(clock, URL, OPTIONS, endpoint=endpoint)
+
+    clock.advance(15)
+    cut = endpoint.pump.clientIO.disconnecting
+    endpoint.flush()
+
+    assert cut
+    with pytest.raises(ConnectFailed, match="timed out"):
+        result_of(connecting)
+    assert clock.getDelayedCalls() == []
+
+
 def test_a_server_that_speaks_no_websocket():
     """An HTTP answer without an upgrade fails with its status."""
     clock, script = FakeClock(), Script()

@@ -19,6 +19,8 @@ def test_an_address_is_taken_apart():
 
     assert (target.host, target.port, target.secure) == ("::1", 9, True)
     assert target.url == "wss://[::1]:9/path"
+    assert target.request_url == "wss://[::1]:9/path?x=secret"
+    assert "secret" not in repr(target)
     assert parse_url("ws://h").port == 80
     assert parse_url("wss://h").port == 443
 
@@ -78,11 +80,12 @@ def test_the_upgrade_names_host_and_program():
         def getHost(self):
             return None
 
-    factory = ClientFactory(object(), parse_url("ws://[::1]:5"), FakeClock())  # type: ignore[arg-type]
+    factory = ClientFactory(object(), parse_url("ws://[::1]:5/x?y=z"), FakeClock())  # type: ignore[arg-type]
     protocol = factory.buildProtocol(None)
     protocol.makeConnection(Transport())
 
     head = sent[0].decode()
+    assert head.startswith("GET /x?y=z HTTP/1.1\r\n")
     assert "Host: [::1]:5\r\n" in head
     assert "User-Agent: txgateway/" in head
     assert "Origin" not in head

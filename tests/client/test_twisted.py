@@ -290,6 +290,23 @@ def test_events_can_be_iterated():
         result_of(waiting)
 
 
+def test_a_closed_iterator_listens_no_more():
+    """A reader that closes its iterator gets what had come, then the end."""
+    wire = Wire()
+    feed = wire.client().events()
+    wire.server.event("tick", seq=1)
+    wire.flush()
+
+    feed.close()
+    wire.server.event("tick", seq=2)
+    wire.flush()
+
+    assert result_of(read(feed)) == Event("tick", None, 1)
+    with pytest.raises(StopAsyncIteration):
+        result_of(read(feed))
+    wire.settle()
+
+
 def test_a_reader_that_lags_gets_a_gap():
     """Events that nobody reads are bounded: the oldest are dropped and told."""
     wire = Wire(options=ClientOptions(credentials=Credentials(token=TOKEN), max_events=2))

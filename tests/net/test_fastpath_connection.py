@@ -373,6 +373,20 @@ def test_close_timer_is_on_the_clock() -> None:
     assert protocol.transport.log[-1] == ("abort",)
 
 
+def test_prepared_connections_refuse_compression() -> None:
+    """Functions among the options stay functions: an offer of compression is heard and refused."""
+    clock = FakeClock()
+    factory = websocket_factory(Fast, clock)
+    prepare(factory, clock)
+    wire = Wire()
+    wire.connect(factory.buildProtocol(wire.getPeer()))
+    wire.receive(upgrade(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits"))
+    wire.receive(HELLO)
+    assert wire.sent.startswith(b"HTTP/1.1 101 ")
+    assert b"Sec-WebSocket-Extensions" not in wire.sent
+    assert wire.protocol.events == [("message", b"hello", False)]
+
+
 def test_class_attributes_go_before_the_factory() -> None:
     """An option set on the protocol class wins over the factory's, as in the base class."""
 

@@ -494,7 +494,7 @@ def test_too_many_connections_are_asked_to_come_later() -> None:
 
 
 def test_header_values_are_cleaned_for_the_log(gate: Gate, log: list[LogEvent]) -> None:
-    """Control and format characters of a client's headers do not reach the log, nor more than 300 characters."""
+    """Control characters of headers do not reach the log, nor more than 300 characters of one."""
     client = gate.open(User_Agent="a\tb" + "c" * 500)
     client.wire.lose()
     (line,) = closings(log)

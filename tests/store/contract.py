@@ -83,13 +83,13 @@ class DeviceContract:
         assert [device.device_id for device in wait(store.list_devices())] == ["c", "a", "b"]
 
     def test_token_comes_back_by_its_digest(self, store: IStore, wait: Wait) -> None:
-        """A token is found by its digest, and storing it again replaces it."""
+        """A token is found by its digest; storing it again fails and changes nothing."""
         wait(store.update_device("device-1", putting(a_device())))
         wait(store.put_device_token(a_token("aa"), keep=2))
-        used = a_token("aa", last_used_at_ms=NOW + 1)
-        wait(store.put_device_token(used, keep=2))
+        with pytest.raises(StoreError):
+            wait(store.put_device_token(a_token("aa", last_used_at_ms=NOW + 1), keep=2))
 
-        assert wait(store.get_device_token("aa")) == used
+        assert wait(store.get_device_token("aa")) == a_token("aa")
         assert wait(store.get_device_token("bb")) is None
 
     def test_only_the_newest_tokens_stay(self, store: IStore, wait: Wait) -> None:
