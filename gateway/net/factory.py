@@ -21,7 +21,7 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
 
     def __init__(self, edge: Edge, reactor: object) -> None:
         disable_handshake_logging()
-        super().__init__(reactor=reactor)
+        super().__init__(server="", reactor=reactor)
         self.edge = edge
         limits = edge.limits
         self.setProtocolOptions(
@@ -30,7 +30,7 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
             utf8validateIncoming=True,
             maxFramePayloadSize=limits.preauth_payload_bytes,
             maxMessagePayloadSize=limits.preauth_payload_bytes,
-            openHandshakeTimeout=limits.handshake_timeout_s,
+            openHandshakeTimeout=0,
             closeHandshakeTimeout=limits.close_grace_s,
             autoPingInterval=0,
             autoPingTimeout=0,

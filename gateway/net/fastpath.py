@@ -10,15 +10,15 @@ Figures: operations per second of the server's CPU on one core, Python 3.11, the
 connections with 8 requests in flight (RPC), 300-byte frames to 500 connections (fan-out) or from 20
 (inbound). Repeats differ by up to 15 %, under other load by more. The parts have theirs beside them.
 
-====================  ==========  ================  ===========
-all of it, one run    Autobahn    without its logs  this module
-====================  ==========  ================  ===========
-RPC                   26-30k      23-47k            157-167k
-fan-out               28-38k      39-45k            94-118k
-inbound               50-57k      37-65k            323-368k
-handshakes            2.1-2.5k    4.1-6.0k          4.9-6.3k
-KB per connection     9.3         -                 2.6
-====================  ==========  ================  ===========
+==================  ========  ===========  ======================================
+all of it, one run  Autobahn  this module  behind the switch of gateway.net.port
+==================  ========  ===========  ======================================
+RPC                 30-39k    168-187k     177-181k
+fan-out             38-45k    105-132k     125-151k
+inbound             53-64k    348-544k     547-563k
+handshakes          2.2-2.6k  7.2-10.0k    5.7-7.6k
+KB per connection   9.3       2.6          2.1
+==================  ========  ===========  ======================================
 """
 
 from __future__ import annotations
@@ -289,10 +289,6 @@ class FastPathMixin(WebSocketServerProtocol):  # type: ignore[misc]
                 self.openHandshakeTimeout, self.onOpenHandshakeTimeout
             )
 
-    def _connectionLost(self, reason: Any) -> None:  # noqa: N802
-        self._unread = b""
-        super()._connectionLost(reason)
-
     def processHandshake(self) -> None:
         """Refuse a head that is too large; else as the base class."""
         end = self.data.find(b"\r\n\r\n", 0, MAX_HEAD + 4)
@@ -356,7 +352,7 @@ def prepare(factory: Any, clock: IReactorTime) -> None:
 
     Call it after the last ``setProtocolOptions``: later changes of the options are not seen. Autobahn
     copies 29 options to every connection and sets 28 constants on it; the subclass that is made here
-    has them as class attributes (a third of what is left of the handshake, 2.4 KB a connection).
+    has them as class attributes (a third of what is left of the handshake, 2.5 KB a connection).
 
     Raises RuntimeError where Autobahn's first state is not the same for every connection.
     """

@@ -23,7 +23,6 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from importlib.resources import files
-from ipaddress import ip_address
 from typing import Any, Final, Protocol
 
 from twisted.internet.address import UNIXAddress
@@ -31,6 +30,7 @@ from twisted.web.error import UnsupportedMethod
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 
+from gateway.core.access import is_loopback
 from gateway.net.site import json, plain
 
 _READ: Final = (b"GET", b"HEAD")
@@ -67,13 +67,7 @@ def is_local(request: Request) -> bool:
     if any(request.requestHeaders.hasHeader(name) for name in _PROXY_HEADERS):
         return False
     peer = request.client
-    if isinstance(peer, UNIXAddress):
-        return True
-    try:
-        address = ip_address(getattr(peer, "host", "").partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return isinstance(peer, UNIXAddress) or is_loopback(getattr(peer, "host", ""))
 
 
 class _Readable(Resource):

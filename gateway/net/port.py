@@ -8,7 +8,7 @@ Design. A :class:`Switch` reads the head (at most 16 KiB, within a deadline), bu
 the head asks for, puts it in its own place on the transport and replays the bytes. Afterwards nothing
 of the switch is left: a message passes through no extra call, and a connection holds no extra object.
 
-Rejected: ``WebSocketResource`` under a ``Site`` (4.2 KB more per connection, its HTTPChannel stays the
+Rejected: ``WebSocketResource`` under a ``Site`` (about 4 KB more per connection, its HTTPChannel stays the
 transport's producer, and messages pass through it).
 """
 

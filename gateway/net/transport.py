@@ -35,7 +35,6 @@ class FastServer(tcp.Server):
         if (
             self._tempDataLen
             or self.dataBuffer
-            or self.disconnecting
             or not self.connected
             or self.TLS
             or self._aborting

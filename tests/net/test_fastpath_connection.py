@@ -1,4 +1,4 @@
-"""gateway.net.fastpath: joining, pausing, the handshake, and the state that connections share."""
+"""gateway.net.fastpath: joining, pausing and the handshake."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import gc
 import weakref
 from typing import Any
 
-import autobahn.twisted.websocket
-import autobahn.websocket.protocol
 import pytest
 
 from gateway.net.fastpath import (
     PAUSE_ABOVE,
-    FastPathMixin,
-    disable_handshake_logging,
     frame,
     prepare,
 )
@@ -95,6 +91,16 @@ def test_joined_bytes_are_bounded() -> None:
     assert sizes == [2 * reply, reply, reply, reply]
     assert sizes[0] <= PAUSE_ABOVE + reply
     assert protocol.pending_bytes == 5 * reply
+
+
+def test_nothing_is_joined_behind_pending_bytes() -> None:
+    """While the transport has bytes pending, each reply is written to it, where it can be counted."""
+    wire = Full()
+    wire.connect(websocket_factory(Fast, FakeClock()).buildProtocol(wire.getPeer()))
+    wire.receive(upgrade())
+    wire.log.clear()
+    wire.receive(HELLO * 3)
+    assert [len(data) for _, data in wire.log] == [10, 10, 10]
 
 
 def test_pending_bytes_include_what_is_joined() -> None:
@@ -326,95 +332,3 @@ def test_closed_connection_leaves_no_cycle() -> None:
         assert gone() is None
     finally:
         gc.enable()
-
-
-# -- preparing
-
-
-def test_prepared_connections_share_no_state() -> None:
-    """Connections of a prepared factory have the options, and each its own state."""
-    clock = FakeClock()
-    factory = websocket_factory(Fast, clock, maxMessagePayloadSize=77, openHandshakeTimeout=9)
-    prepare(factory, clock)
-    one, two = opened(factory), opened(factory)
-    one.maxMessagePayloadSize = 1000
-    one.dataReceived(masked(b"\xc3\xa9", fin=False))
-    two.dataReceived(masked(b"x", fin=False) + masked(b"y", 0))
-    assert (one.maxMessagePayloadSize, two.maxMessagePayloadSize) == (1000, 77)
-    assert one.utf8validator is not two.utf8validator
-    assert (one.inside_message, two.inside_message) == (True, False)
-    assert factory.countConnections == 2
-
-
-def test_prepared_handshake_timeout() -> None:
-    """A prepared factory still drops who does not finish the handshake in time."""
-    clock = FakeClock()
-    factory = websocket_factory(Fast, clock, openHandshakeTimeout=9)
-    prepare(factory, clock)
-    wire = Wire()
-    wire.connect(factory.buildProtocol(wire.getPeer()))
-    clock.advance(8.9)
-    assert ("abort",) not in wire.log
-    clock.advance(0.2)
-    assert ("abort",) in wire.log
-    wire.protocol.onClose = lambda *args: None
-    wire.lose()
-    assert clock.getDelayedCalls() == []
-
-
-def test_close_timer_is_on_the_clock() -> None:
-    """A peer that does not answer a close is aborted by the injected clock."""
-    clock = FakeClock()
-    factory = websocket_factory(Fast, clock, closeHandshakeTimeout=1)
-    prepare(factory, clock)
-    protocol = opened(factory)
-    protocol.sendClose(1000)
-    clock.advance(1)
-    assert protocol.transport.log[-1] == ("abort",)
-
-
-def test_prepared_connections_refuse_compression() -> None:
-    """Functions among the options stay functions: an offer of compression is heard and refused."""
-    clock = FakeClock()
-    factory = websocket_factory(Fast, clock)
-    prepare(factory, clock)
-    wire = Wire()
-    wire.connect(factory.buildProtocol(wire.getPeer()))
-    wire.receive(upgrade(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits"))
-    wire.receive(HELLO)
-    assert wire.sent.startswith(b"HTTP/1.1 101 ")
-    assert b"Sec-WebSocket-Extensions" not in wire.sent
-    assert wire.protocol.events == [("message", b"hello", False)]
-
-
-def test_class_attributes_go_before_the_factory() -> None:
-    """An option set on the protocol class wins over the factory's, as in the base class."""
-
-    class Small(Fast):
-        maxMessagePayloadSize = 3  # noqa: N815 - Autobahn's name
-
-    clock = FakeClock()
-    factory = websocket_factory(Small, clock, maxMessagePayloadSize=99)
-    prepare(factory, clock)
-    assert opened(factory).maxMessagePayloadSize == 3
-
-
-def test_unknown_state_is_refused() -> None:
-    """A version of Autobahn that gives connections other state of their own is noticed at the start."""
-
-    class Counted(FastPathMixin):
-        def setTrackTimings(self, enable: bool) -> None:
-            super().setTrackTimings(enable)
-            self.made = [1]
-
-    factory = websocket_factory(Counted, FakeClock())
-    with pytest.raises(RuntimeError, match="made"):
-        prepare(factory, FakeClock())
-
-
-def test_disable_handshake_logging_is_idempotent() -> None:
-    """Autobahn's makers of log texts make none, however often that is asked for."""
-    disable_handshake_logging()
-    disable_handshake_logging()
-    assert autobahn.websocket.protocol.pformat([1]) == ""
-    assert autobahn.twisted.websocket.hltype(object) == ""

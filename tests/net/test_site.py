@@ -1,0 +1,195 @@
+"""gateway.net.site: connections, bodies, upgrades, and the same rules for every response."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.logger import LogEvent
+from twisted.web.resource import Resource
+
+from gateway.net.site import MAX_BODY
+from tests.net.web import PATHS, Answer, Web
+from tests.net.wire import head, masked, upgrade
+
+
+@pytest.fixture
+def web() -> Web:
+    """A gateway's port."""
+    return Web()
+
+
+ANYTHING = [
+    *(head(path) for path in PATHS),
+    head("/nope"),
+    head("/healthz", "POST"),
+    head("/healthz", version="HTTP/1.0"),
+    head("/", "POST", Content_Length="70000"),
+    b"GET\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+    head("/", Content_Length="1", Transfer_Encoding="chunked"),
+    head("/", Content_Length="x"),
+    b"x" * 20_000,
+    upgrade(Sec_WebSocket_Version="7"),
+    upgrade(Sec_WebSocket_Key="short"),
+]
+
+
+@pytest.mark.parametrize("data", ANYTHING, ids=lambda data: repr(data[:30]))
+def test_every_response_is_guarded(web: Web, data: bytes) -> None:
+    """Every response, to whatever was sent, has the security headers and tells no software."""
+    answer = web.ask(data)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "permissions-policy" in answer.headers
+    assert "server" not in answer.headers
+    assert "twisted" not in str(answer.headers).lower()
+
+
+@pytest.mark.parametrize("step", [10_000, 1_000_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        head("/healthz", "POST", Content_Length=str(MAX_BODY + 1)) + b"x" * (MAX_BODY + 1),
+        head("/healthz", "POST", Transfer_Encoding="chunked")
+        + (b"8000\r\n" + b"x" * 0x8000 + b"\r\n") * 3
+        + b"0\r\n\r\n",
+    ],
+    ids=["length", "chunked"],
+)
+def test_large_bodies_are_refused(web: Web, data: bytes, step: int) -> None:
+    """A body over 64 KiB is 413, said or sent; what still comes of it is dropped."""
+    wire = web.connect()
+    for at in range(0, len(data), step):
+        wire.receive(data[at : at + step])
+    assert Answer(wire.sent).status == 413
+    wire.receive(b"x" * 100_000)
+    assert wire.sent.count(b"HTTP/1.1") == 1
+    web.clock.advance(1)
+    assert wire.log[-1] == ("abort",)
+
+
+def test_small_body_is_read(web: Web) -> None:
+    """A body of 64 KiB is read to its end, and the next request on the connection is answered."""
+    wire = web.connect()
+    wire.receive(head("/healthz", "POST", Content_Length=str(MAX_BODY)))
+    wire.receive(b"x" * MAX_BODY + head("/healthz"))
+    first = Answer(wire.sent)
+    assert (first.status, Answer(first.rest).status) == (405, 200)
+
+
+def test_connection_is_kept(web: Web) -> None:
+    """Requests on one connection are answered in order, also those sent at once."""
+    wire = web.connect()
+    wire.receive(head("/healthz") + head("/nope") + head("/readyz"))
+    first = Answer(wire.sent)
+    second = Answer(first.rest)
+    third = Answer(second.rest)
+    assert [first.status, second.status, third.status] == [200, 404, 200]
+    assert third.rest == b""
+
+
+def test_connection_close_is_obeyed(web: Web) -> None:
+    """A client that asks for it, or speaks HTTP/1.0, is closed after its answer."""
+    for data in (head("/healthz", Connection="close"), head("/healthz", version="HTTP/1.0")):
+        wire = web.connect()
+        wire.receive(data)
+        assert Answer(wire.sent).status == 200
+        assert wire.log[-1] == ("lose",)
+
+
+def test_idle_connection_is_closed(web: Web) -> None:
+    """An HTTP connection that is idle for 30 s is closed."""
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    web.clock.advance(29)
+    assert ("lose",) not in wire.log
+    web.clock.advance(2)
+    assert ("lose",) in wire.log
+    wire.lose()
+    assert web.clock.getDelayedCalls() == []
+
+
+def test_websocket_after_http(web: Web) -> None:
+    """An upgrade on a connection that served HTTP becomes a WebSocket, as proxies make them."""
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    wire.clear()
+    wire.receive(upgrade("/path?q=1") + masked(b"hello"))
+    assert wire.sent.startswith(b"HTTP/1.1 101 ")
+    assert wire.sent.endswith(b"\x81\x08re:hello")
+    wire.receive(masked(b"again"))
+    assert wire.protocol.events == [("message", b"hello", False), ("message", b"again", False)]
+    assert wire.protocol.http_request_path == "/path"
+    wire.protocol.registerProducer(wire.protocol, True)
+    web.clock.advance(100)
+    assert ("lose",) not in wire.log
+    wire.lose()
+    assert web.clock.getDelayedCalls() == []
+
+
+def test_no_websocket_after_http(web: Web) -> None:
+    """A site without WebSockets refuses the upgrade."""
+    web.site.websocket = None
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    wire.clear()
+    wire.receive(upgrade())
+    assert Answer(wire.sent).status == 503
+
+
+def test_other_upgrades_are_ignored(web: Web) -> None:
+    """An upgrade to something else is answered as if it had not been asked for."""
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    wire.clear()
+    wire.receive(head("/healthz", Upgrade="h2c"))
+    assert Answer(wire.sent).status == 200
+
+
+def test_broken_resource(
+    web: Web, logged_failures: list[LogEvent], expected_failures: list[type[BaseException]]
+) -> None:
+    """A resource that raises is logged and answered 500 without its text."""
+    expected_failures.append(LookupError)
+
+    class Broken(Resource):
+        def render(self, request: Any) -> bytes:
+            raise LookupError("a secret")
+
+    web.root.putChild(b"broken", Broken())
+    answer = web.ask(head("/broken"))
+    assert (answer.status, answer.body) == (500, b"Internal Server Error")
+    assert len(logged_failures) == 1
+
+
+def test_resource_that_answers_later(web: Web) -> None:
+    """A resource may keep the request and write to it by and by."""
+    kept: list[Any] = []
+
+    class Later(Resource):
+        def render(self, request: Any) -> Any:
+            kept.append(request)
+            return 1  # twisted.web's NOT_DONE_YET
+
+    web.root.putChild(b"later", Later())
+    wire = web.connect()
+    wire.receive(head("/later"))
+    assert wire.sent == b""
+    (request,) = kept
+    request.setHeader(b"Content-Length", b"2")
+    request.write(b"ok")
+    request.finish()
+    assert Answer(wire.sent).body == b"ok"
+
+
+def test_site_starts_no_timer(web: Web) -> None:
+    """Starting and stopping the site leaves no timer, and drops who still reads a refusal."""
+    web.factory.doStart()
+    assert web.clock.getDelayedCalls() == []
+    wire = web.connect()
+    wire.receive(head("/healthz", "POST", Content_Length=str(MAX_BODY + 1)))
+    web.factory.doStop()
+    assert ("abort",) in wire.log
+    assert web.clock.getDelayedCalls() == []
