@@ -49,6 +49,29 @@ def test_tui_shows_the_words_of_the_agent(
     assert len(gateway.ended_runs(MAIN)) == before + 1
 
 
+def test_tui_copes_with_turns_that_end_at_once(
+    openclaw: OpenClaw, open_tui: Callable[[OpenClaw], Terminal], gateway: Gateway
+) -> None:
+    """A turn of one word and a turn that fails at once leave the screen ready for the next message.
+
+    The newer client waits for ever when the end of a run reaches it together with the answer to its
+    request.
+    """
+    name = openclaw.generation.name
+    terminal = open_tui(openclaw)
+
+    for word in (f"hello-{name}", f"again-{name}"):
+        terminal.type(word)
+        wait_for_turn(terminal, word)
+    terminal.type("/error out of marbles")
+    terminal.wait_for("run error: out of marbles")
+
+    terminal.wait_for("connected | error")
+    terminal.type(f"still-there-{name}")
+    wait_for_turn(terminal, f"still-there-{name}")
+    wait_for_run(terminal, gateway, MAIN, ["done", "done", "failed", "done"])
+
+
 def test_tui_shows_the_conversation_so_far(
     openclaw: OpenClaw, open_tui: Callable[[OpenClaw], Terminal]
 ) -> None:

@@ -2,4 +2,6 @@
 
 from twisted.application.service import ServiceMaker
 
-gateway = ServiceMaker("Gateway", "gateway.tap", "An agent gateway for clients, devices and AI agents.", "gateway")
+gateway = ServiceMaker(
+    "Gateway", "gateway.tap", "An agent gateway for clients, devices and AI agents.", "gateway"
+)
