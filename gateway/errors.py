@@ -101,8 +101,14 @@ class GatewayError(Exception):
         self.retry_after_ms = retry_after_ms
 
     def shape(self, protocol: int) -> dict[str, Any]:
-        """Return the wire form ``{code, message, details?, retryable?, retryAfterMs?}``."""
-        shape: dict[str, Any] = {"code": self.code.value, "message": self.message}
+        """Return the wire form ``{code, message, details?, retryable?, retryAfterMs?}``.
+
+        The protocol has no empty message: the code stands in for one.
+        """
+        shape: dict[str, Any] = {
+            "code": self.code.value,
+            "message": self.message or self.code.value,
+        }
         if self.details is not None:
             shape["details"] = dict(self.details)
         if self.retryable is not None:
@@ -188,7 +194,8 @@ class BackendError(Exception):
 
     ``detail`` may hold ``provider``, ``model``, ``httpStatus``, ``providerErrorType``,
     ``providerErrorMessagePreview``, ``failoverReason``, ``providerRuntimeFailureKind`` (strings of at
-    most 300 characters, httpStatus an int), the keys of a version 4 ``errorDetail``.
+    most 300 characters, httpStatus an int), the keys of a version 4 ``errorDetail``. Anything else in
+    it is left out when the run ends.
     """
 
     def __init__(
@@ -201,7 +208,7 @@ class BackendError(Exception):
         super().__init__(message)
         self.message = message
         self.kind = kind
-        self.detail = detail
+        self.detail = detail if isinstance(detail, Mapping) else None
 
 
 class StoreError(Exception):

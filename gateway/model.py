@@ -6,7 +6,7 @@ Times ending in ``_ms`` are integers of milliseconds since the epoch.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -95,6 +95,10 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     stop_reason: str | None = None
     error: str | None = None
     last_seq: int = 0
+    evicted_through: int = 0
+    """Events of its log up to this ``seq`` were removed by the retention policy; the store sets it."""
+    request_json: bytes | None = None
+    """What :func:`encode_request` made of its request, until it has ended: enough to run it again."""
 
 
 class RunEvent(Struct, frozen=True, kw_only=True):
@@ -264,3 +268,66 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     name: str
     provider: str
     context_window: int | None = None
+
+
+REQUEST_MAX_BYTES = 8 * 1024 * 1024
+"""The largest encoded request that is kept with its run."""
+
+
+def encode_request(request: RunRequest) -> bytes | None:
+    """Return a request as JSON text, attachments included, or None if it is too large to be kept.
+
+    None as well where a text has no JSON form (half of a surrogate pair): such a run is not run again.
+    """
+    size = sum(len(attachment.data) for attachment in request.attachments)
+    if size > REQUEST_MAX_BYTES:
+        return None
+    try:
+        encoded = msgspec.json.encode(request)
+    except UnicodeEncodeError:
+        return None
+    return encoded if len(encoded) <= REQUEST_MAX_BYTES else None
+
+
+def decode_request(data: bytes) -> RunRequest:
+    """Return what :func:`encode_request` was given. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(data, type=RunRequest)
+
+
+class RunQuery(Struct, frozen=True, kw_only=True):
+    """Which runs to list: what was accepted last comes first."""
+
+    limit: int
+    session_key: str | None = None
+    states: tuple[RunState, ...] = ()
+    """Runs in one of these; without any, runs in every state."""
+
+
+class EventSpan(NamedTuple):
+    """What is stored of a run's log: the events ``first_seq`` to ``last_seq``, none if that is less.
+
+    What is before ``first_seq`` was evicted; ``last_seq`` is also where an empty log ends.
+    """
+
+    epoch: str
+    first_seq: int
+    last_seq: int
+
+
+class Retention(Struct, frozen=True, kw_only=True):
+    """Which ended runs are kept. Runs that are open stay whatever it says; None sets no limit."""
+
+    ended_before_ms: int | None = None
+    """Runs that ended before this time are forgotten."""
+    runs_per_session: int | None = None
+    """Of each session so many of the runs accepted last stay, the others are forgotten."""
+    log_bytes: int | None = None
+    """What the logs of ended runs may take of the disk; the oldest events go, their runs stay known."""
+
+
+class RetentionPass(Struct, frozen=True, kw_only=True):
+    """What one pass of a retention policy removed, and whether it found all that there is."""
+
+    runs: int
+    events: int
+    more: bool

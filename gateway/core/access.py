@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
-from urllib.parse import urlsplit
 
 ADMIN: Final = "operator.admin"
 READ: Final = "operator.read"
@@ -48,9 +48,14 @@ def effective_scopes(granted: Iterable[str]) -> frozenset[str]:
 
 
 def covers(approved: Iterable[str], requested: Iterable[str]) -> bool:
-    """Whether approved scopes cover all requested ones. An empty request is always covered."""
-    wanted = set(requested)
-    return wanted <= set(effective_scopes(approved)) | set(approved)
+    """Whether approved scopes cover all requested ones. An empty request is always covered.
+
+    Admin covers every operator scope, also one that this gateway does not know (and never grants).
+    """
+    held = set(approved)
+    if ADMIN in held:
+        return all(scope.startswith("operator.") or scope in held for scope in requested)
+    return set(requested) <= effective_scopes(held) | held
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +81,13 @@ class AuthPolicy:
     """What the gateway asks of a client: mode none, token or password, and the secret."""
 
     mode: str
-    secret: str | None = None
+    secret: str | None = field(default=None, repr=False)
 
     def check(self, token: str | None, password: str | None) -> SharedAuth:
         """Judge a credential; the secret may come in either field. Constant time in the secret."""
         if self.mode == "none":
             return SharedAuth(True, "none")
-        if self.secret is None:
+        if not self.secret:
             return SharedAuth(False, self.mode, f"{self.mode}_missing_config")
         first, second = (token, password) if self.mode == "token" else (password, token)
         given = first if first else second
@@ -135,11 +140,52 @@ def is_loopback(address: str) -> bool:
     return bool((mapped or ip).is_loopback)
 
 
+_ORIGIN: Final = re.compile(
+    r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?"
+)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+NULL_ORIGIN: Final = "null"
+"""What a page without an origin of its own sends (a file, a sandboxed frame): it names nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """An origin in the form it is compared in: lower case, without its scheme's default port."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> _Origin | None:
+        """Read strictly what a browser sends (RFC 6454 section 6.2): no path, user or blank, ASCII only."""
+        if not text.isascii() or (match := _ORIGIN.fullmatch(text.lower())) is None:
+            return None
+        scheme, host, digits = match.groups()
+        port = None if digits is None else int(digits)
+        if port == _DEFAULT_PORTS.get(scheme):
+            port = None
+        return cls(scheme, host, port) if port is None or 0 < port < 65_536 else None
+
+    def __str__(self) -> str:
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.scheme}://{self.host}{port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is a page that this machine serves: localhost, a name under it, or an address."""
+        if self.scheme not in _DEFAULT_PORTS:
+            return False
+        host = self.host
+        return host == "localhost" or host.endswith(".localhost") or is_loopback(host.strip("[]"))
+
+
 @dataclass(frozen=True, slots=True)
 class OriginPolicy:
     """Which web pages may open a connection: exact origins, or any loopback page for a local client."""
 
     allowed: frozenset[str] = frozenset()
+    """As :func:`normal_origins` returns them."""
     allow_any: bool = False
     """Whether every page may (``"*"``): for a gateway behind a door of its own."""
 
@@ -151,35 +197,17 @@ class OriginPolicy:
         """
         if peer.origin is None:
             return "origin missing or invalid" if browser else None
-        origin = _normal_origin(peer.origin)
+        if peer.origin == NULL_ORIGIN and NULL_ORIGIN in self.allowed:
+            return None
+        origin = _Origin.parse(peer.origin)
         if origin is None:
             return "origin missing or invalid"
-        if self.allow_any or origin in self.allowed:
-            return None
-        if peer.local and _is_loopback_host(urlsplit(origin).hostname or ""):
+        if self.allow_any or str(origin) in self.allowed or (peer.local and origin.loopback):
             return None
         return "origin not allowed"
 
 
-def _normal_origin(origin: str) -> str | None:
-    """Return ``scheme://host[:port]`` in lower case, or None if the text is no http(s) origin."""
-    try:
-        parts = urlsplit(origin.strip().lower())
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return None
-    if parts.path or parts.query or parts.fragment or parts.username is not None:
-        return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
-
-
 def normal_origins(origins: Iterable[str]) -> frozenset[str]:
     """Return configured origins in the form they are compared in; what is no origin is left out."""
-    return frozenset(filter(None, map(_normal_origin, origins)))
-
-
-def _is_loopback_host(host: str) -> bool:
-    return host == "localhost" or host.endswith(".localhost") or is_loopback(host)
+    normal = (text if text == NULL_ORIGIN else _Origin.parse(text) for text in origins)
+    return frozenset(str(origin) for origin in normal if origin is not None)

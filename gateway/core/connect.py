@@ -1,4 +1,4 @@
-"""The ``connect`` request: its params, the choice of the protocol version, and who may come in.
+"""The ``connect`` request: who may come in.
 
 :func:`judge` makes every decision that needs no store, in the protocol's order: version, role, origin,
 shared credential, device presence, device proof. What it lets through (:class:`Proven`) still has to
@@ -11,13 +11,21 @@ chosen version's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.core.access import AuthPolicy, OriginPolicy, Peer, SharedAuth
+from gateway.core.connectparams import (
+    PROTOCOLS,
+    AuthParams,
+    ConnectParams,
+    InvalidConnect,
+    check_connect,
+    choose_protocol,
+    decode_connect,
+)
 from gateway.core.deviceproof import (
     DeviceProof,
     ProofFailure,
@@ -25,147 +33,37 @@ from gateway.core.deviceproof import (
     canonical_public_key,
     verify,
 )
-from gateway.core.frames import decode_as, describe
-from gateway.core.params import SINCE_4, Natural, NonEmpty, Params, Positive, VersionRules, given
+from gateway.core.params import given
 from gateway.errors import CloseCause, CloseCode, ErrorCode
 from gateway.model import ClientInfo, Role
 
-PROTOCOLS: Final = (3, 4)
-MAX_REASON_BYTES: Final = 120
+__all__ = [
+    "AuthParams",
+    "ConnectParams",
+    "DoorPolicy",
+    "InvalidConnect",
+    "Proven",
+    "Refusal",
+    "bad_first_frame",
+    "check_connect",
+    "choose_protocol",
+    "decode_connect",
+    "first_frame_not_json",
+    "invalid_params",
+    "judge",
+    "not_connect_first",
+    "pairing_required",
+    "unauthorized",
+]
 
-CLIENT_IDS_V3: Final = frozenset(
-    "webchat-ui openclaw-control-ui webchat cli gateway-client openclaw-macos openclaw-ios "
-    "openclaw-android node-host test fingerprint openclaw-probe".split()
-)
-CLIENT_IDS: Final = CLIENT_IDS_V3 | frozenset(
-    "openclaw-browser-copilot openclaw-tui openclaw-linux openclaw-watchos openclaw-worker".split()
-)
-MODES_V3: Final = frozenset("webchat cli ui backend node probe test".split())
-MODES: Final = MODES_V3 | {"worker"}
+MAX_REASON_BYTES: Final = 120
+MAX_ECHOED_INT: Final = 2**53 - 1
+"""The largest integer that every JSON reader takes; a client's larger one is echoed as this."""
 
 DEVICE_ONLY_CLIENTS: Final = frozenset({"openclaw-control-ui", "openclaw-tui"})
 BROWSER_CLIENTS: Final = frozenset({"openclaw-control-ui", "webchat-ui"})
 
 
-class ClientParams(Params, frozen=True):
-    """``params.client``."""
-
-    id: Annotated[NonEmpty, msgspec.Meta(extra={"v3_values": CLIENT_IDS_V3})]
-    version: NonEmpty
-    platform: NonEmpty
-    mode: Annotated[NonEmpty, msgspec.Meta(extra={"v3_values": MODES_V3})]
-    display_name: NonEmpty | UnsetType = UNSET
-    device_family: NonEmpty | UnsetType = UNSET
-    model_identifier: NonEmpty | UnsetType = UNSET
-    instance_id: NonEmpty | UnsetType = UNSET
-    build_id: Annotated[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=96)] | UnsetType, SINCE_4
-    ] = UNSET
-    time_zone: Annotated[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | UnsetType, SINCE_4
-    ] = UNSET
-
-    def __post_init__(self) -> None:
-        for name, value, allowed in (("id", self.id, CLIENT_IDS), ("mode", self.mode, MODES)):
-            if value not in allowed:
-                raise ValueError(f"{name} must be equal to one of the allowed values")
-
-    def info(self) -> ClientInfo:
-        """Return what the domain keeps of it."""
-        return ClientInfo(
-            id=self.id,
-            version=self.version,
-            platform=self.platform,
-            mode=self.mode,
-            display_name=self.display_name or None,
-            device_family=self.device_family or None,
-            model_identifier=self.model_identifier or None,
-            instance_id=self.instance_id or None,
-        )
-
-
-class DeviceParams(Params, frozen=True):
-    """``params.device``: the proof of a device identity."""
-
-    id: NonEmpty
-    public_key: NonEmpty
-    signature: NonEmpty
-    signed_at: Natural
-    nonce: NonEmpty
-
-
-class AuthParams(Params, frozen=True):
-    """``params.auth``: credentials. Never logged."""
-
-    token: str | UnsetType = UNSET
-    device_token: str | UnsetType = UNSET
-    password: str | UnsetType = UNSET
-    bootstrap_token: Annotated[str | UnsetType, SINCE_4] = UNSET
-    approval_runtime_token: Annotated[str | UnsetType, SINCE_4] = UNSET
-    agent_runtime_identity_token: Annotated[str | UnsetType, SINCE_4] = UNSET
-
-    def __repr__(self) -> str:
-        """Return no secret: this may stand in a traceback."""
-        return "AuthParams(...)"
-
-    def signed_token(self) -> str:
-        """Return the token that a device signature covers: the first field that is present."""
-        for value in (self.token, self.device_token, self.bootstrap_token):
-            if value is not UNSET:
-                return str(value)
-        return ""
-
-
-class ConnectParams(Params, frozen=True):
-    """The params of ``connect``; version 4's schema, which contains version 3's."""
-
-    min_protocol: Positive
-    max_protocol: Positive
-    client: ClientParams
-    role: NonEmpty | UnsetType = UNSET
-    scopes: list[NonEmpty] | UnsetType = UNSET
-    caps: list[NonEmpty] | UnsetType = UNSET
-    commands: list[NonEmpty] | UnsetType = UNSET
-    permissions: dict[str, bool] | UnsetType = UNSET
-    path_env: str | UnsetType = UNSET
-    auth: AuthParams | UnsetType = UNSET
-    device: DeviceParams | UnsetType = UNSET
-    locale: str | UnsetType = UNSET
-    user_agent: str | UnsetType = UNSET
-    computer_use: Annotated[Any | UnsetType, SINCE_4] = UNSET
-    model_catalog: Annotated[dict[str, NonEmpty] | UnsetType, SINCE_4] = UNSET
-    worker_runs: Annotated[dict[str, Any] | UnsetType, SINCE_4] = UNSET
-
-
-_decoder = msgspec.json.Decoder(ConnectParams)
-_rules = VersionRules(ConnectParams)
-
-
-class InvalidConnect(Exception):
-    """The params of ``connect`` do not fit the schema; ``str()`` says where."""
-
-
-def decode_connect(params: bytes | msgspec.Raw) -> ConnectParams:
-    """Decode the params of ``connect`` by version 4's schema. Raises InvalidConnect."""
-    try:
-        return decode_as(bytes(params) or b"null", _decoder)
-    except msgspec.ValidationError as error:
-        raise InvalidConnect(describe(error)) from error
-
-
-def check_connect(params: ConnectParams, protocol: int) -> None:
-    """Hold the params to the schema of the chosen version. Raises InvalidConnect."""
-    text = _rules.violation(params, protocol)
-    if text is not None:
-        raise InvalidConnect(text)
-
-
-def choose_protocol(minimum: int, maximum: int) -> int | None:
-    """Return the highest version that both sides speak, or None."""
-    return next((p for p in reversed(PROTOCOLS) if minimum <= p <= maximum), None)
-
-
-@dataclass(frozen=True)
 class Refusal(Exception):
     """A connection is refused: what is answered, and how it is closed.
 
@@ -173,11 +71,20 @@ class Refusal(Exception):
     facts for the close line (never a secret).
     """
 
-    cause: CloseCause
-    code: CloseCode
-    reason: str
-    error: dict[str, Any] | None = None
-    log: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        cause: CloseCause,
+        code: CloseCode,
+        reason: str,
+        error: dict[str, Any] | None = None,
+        log: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.cause = cause
+        self.code = code
+        self.reason = reason
+        self.error = error
+        self.log = log or {}
 
     @property
     def close_reason(self) -> str:
@@ -346,8 +253,8 @@ def first_frame_not_json() -> Refusal:
 def _protocol_mismatch(params: ConnectParams) -> Refusal:
     details = {
         "code": "PROTOCOL_MISMATCH",
-        "clientMinProtocol": params.min_protocol,
-        "clientMaxProtocol": params.max_protocol,
+        "clientMinProtocol": min(params.min_protocol, MAX_ECHOED_INT),
+        "clientMaxProtocol": min(params.max_protocol, MAX_ECHOED_INT),
         "expectedProtocol": PROTOCOLS[-1],
         "minimumProbeProtocol": PROTOCOLS[0],
     }

@@ -91,7 +91,10 @@ class Event:
         self.group = group
         tail = b"}" if state_version is None else b',"stateVersion":%b}' % encode(state_version)
         four = None if payload is None else (_head(name, payload), tail)
-        three = four if v3 is ... or v3 is payload else v3 and (_head(name, v3), tail)
+        if v3 is ... or v3 is payload:
+            three = four
+        else:
+            three = None if v3 is None else (_head(name, v3), tail)
         self._cached: dict[int, tuple[bytes, bytes] | None] = {3: three, 4: four}
         self._framed: dict[int, tuple[int, bytes]] = {}
 
@@ -187,8 +190,14 @@ class TextDelta(Event):
         return self._cached[protocol]
 
     def size(self, protocol: int) -> int:
-        """Return an estimate that needs no encoding: text and delta, and 300 bytes around them."""
-        return 2 * len(self.text) - self.offset + 300
+        """Return about how many bytes a frame takes, exactly once it was encoded.
+
+        Before that an estimate that needs no encoding: text and delta, and 300 bytes around them.
+        """
+        if protocol in self._cached:
+            return super().size(protocol)
+        width = 1 if self.text.isascii() else 3
+        return width * (2 * len(self.text) - self.offset) + 300
 
     def merged_with(self, newer: Event) -> Event:
         """Return the newer text, new from where this one was; a rewrite in either survives."""

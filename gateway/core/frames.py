@@ -5,7 +5,11 @@ an event ``{type: "event", event, payload?, seq?, stateVersion?}``. Unknown keys
 
 msgspec can end a decode in three ways besides a value: ``DecodeError`` (with its child
 ``ValidationError``), ``UnicodeDecodeError`` and ``RecursionError``. They are told apart here and
-nowhere else: *not JSON*, or JSON *that is no request*.
+nowhere else: *not JSON*, or JSON *that is no request*. What no reader here takes (a number beyond the
+range of a double or of some 4,000 digits, a nesting beyond Python's recursion limit) counts as not JSON.
+
+Where a key stands twice the last value counts. A float that is no number is written as ``null``, as
+JavaScript does; what has no JSON form at all (an arbitrary object, a lone surrogate) is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +21,15 @@ import msgspec
 
 T = TypeVar("T")
 
-Short = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 
 INVALID_ID: Final = "invalid"
 """The id of an answer to a frame whose own id could not be read."""
 
 MAX_ECHOED_ID_BYTES: Final = 4096
+
+MAX_TEXT: Final = 300
+"""Characters of an error's text; what a client sent may stand in it."""
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="req"):
@@ -32,8 +38,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     id: NonEmpty
     method: NonEmpty
     params: msgspec.Raw = msgspec.Raw(b"")
-    traceparent: Short | msgspec.UnsetType = msgspec.UNSET
-    expectedProfileId: Short | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 - its name on the wire
+    traceparent: Annotated[str, msgspec.Meta(max_length=128)] | msgspec.UnsetType = msgspec.UNSET
+    expectedProfileId: (  # noqa: N815 - its name on the wire
+        Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class NotJson(Exception):
@@ -56,14 +64,13 @@ class EncodeFailed(Exception):
 _decoder = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
 _VALUE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 def encode(value: Any) -> bytes:
-    """Return the JSON text of a value. Raises EncodeFailed."""
+    """Return the JSON text of a value. Raises EncodeFailed, whatever the value does."""
     try:
         return _encoder.encode(value)
-    except _ENCODE_ERRORS as error:
+    except Exception as error:
         raise EncodeFailed(f"{type(error).__name__}: {error}") from error
 
 
@@ -92,6 +99,9 @@ def decode_request(data: bytes, protocol: int = 4) -> Request:
     """Decode a request frame by the schema of a protocol version. Raises NotJson or BadFrame."""
     try:
         request = _decoder.decode(data)
+        if not data.isascii():
+            # The params were only skipped, and skipping does not look at UTF-8.
+            data.decode()
     except msgspec.ValidationError as error:
         raise _bad_frame(data, describe(error)) from error
     except _VALUE_ERRORS as error:
@@ -111,16 +121,25 @@ def _bad_frame(data: bytes, text: str) -> BadFrame:
     return BadFrame(text, frame_id)
 
 
+class _Peek(msgspec.Struct):
+    type: Any = None
+    method: Any = None
+    id: Any = None
+
+
+_peek_decoder = msgspec.json.Decoder(_Peek)
+
+
 def peek(data: bytes) -> tuple[str | None, str | None, str | None]:
     """Return type, method and id of a frame as far as they are strings: for the log, before any check."""
     try:
-        value = decode(data)
-    except NotJson:
+        found = _peek_decoder.decode(data)
+    except _VALUE_ERRORS:
         return None, None, None
-    if not isinstance(value, dict):
-        return None, None, None
-    found = [value.get(name) for name in ("type", "method", "id")]
-    kind, method, frame_id = (v[:128] if isinstance(v, str) else None for v in found)
+    kind, method, frame_id = (
+        value[:128] if isinstance(value, str) else None
+        for value in (found.type, found.method, found.id)
+    )
     return kind, method, frame_id
 
 
@@ -142,29 +161,27 @@ def error_response(frame_id: Any, error: dict[str, Any], payload: Any = msgspec.
     )
 
 
-_AT = re.compile(r"^(?P<text>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"^Object missing required field `(.+)`$")
-_UNKNOWN = re.compile(r"^Object contains unknown field `(.+)`$", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(.+)`", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.+)`", re.DOTALL)
+_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[([^\]]*)\]")
 
 
 def describe(error: msgspec.ValidationError) -> str:
     """Return the text of a validation error with its place as a JSON pointer.
 
     Shapes: ``must have required property 'x'``, ``at root: unexpected property 'x'``,
-    ``at /a/b: <what is wrong>``.
+    ``at /a/b: <what is wrong>``. At most :data:`MAX_TEXT` characters and the pointer.
     """
-    match = _AT.match(str(error))
-    text, path = (match["text"], match["path"]) if match else (str(error), None)
-    pointer = _pointer(path) if path else ""
-    if missing := _MISSING.match(text):
+    text, at, path = str(error).rpartition(" - at `$")
+    if not at:
+        text, path = path, ""
+    pointer = "".join(
+        "/" + (name or index) for name, index in _STEP.findall(path[:MAX_TEXT].rstrip("`"))
+    )
+    if missing := _MISSING.fullmatch(text):
         text = f"must have required property '{missing[1]}'"
-        return f"at {pointer}: {text}" if pointer else text
-    if unknown := _UNKNOWN.match(text):
+    elif unknown := _UNKNOWN.fullmatch(text):
         return f"at {pointer or 'root'}: unexpected property '{unknown[1][:64]}'"
-    text = text[:1].lower() + text[1:]
+    else:
+        text = text[:1].lower() + text[1:MAX_TEXT]
     return f"at {pointer}: {text}" if pointer else text
-
-
-def _pointer(path: str) -> str:
-    parts = re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", path)
-    return "".join("/" + (name or index) for name, index in parts)

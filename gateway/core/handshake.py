@@ -12,7 +12,8 @@ States::
                               +-----refuse---------+--> failed
 
 The inputs return what the connection has to do; a refusal is returned, not raised, so that every
-ending of a handshake takes the same way out.
+ending of a handshake takes the same way out. A machine that has refused has failed already; refusing
+it again changes nothing.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Core:
     peer: Peer
     max_queued: int
     nonce: str = ""
-    queued: list[bytes] = field(default_factory=list)
+    queued: list[bytes] = field(default_factory=list, repr=False)
 
 
 builder = TypeMachineBuilder(Handshake, Core)
@@ -118,7 +119,14 @@ def _challenge(_machine: Handshake, core: Core, nonce: str) -> None:
 
 
 @challenged.upon(Handshake.receive).to(admitting)
-def _first_frame(_machine: Handshake, core: Core, data: bytes, now_ms: int) -> Step:
+def _first_frame(machine: Handshake, core: Core, data: bytes, now_ms: int) -> Step:
+    step = _judged(core, data, now_ms)
+    if isinstance(step, Refuse):
+        machine.refuse()
+    return step
+
+
+def _judged(core: Core, data: bytes, now_ms: int) -> Ask | Refuse:
     try:
         request = decode_request(data)
     except NotJson:
@@ -130,8 +138,6 @@ def _first_frame(_machine: Handshake, core: Core, data: bytes, now_ms: int) -> S
     try:
         params = decode_connect(request.params)
         proven = judge(params, policy=core.policy, peer=core.peer, nonce=core.nonce, now_ms=now_ms)
-    except NotJson:
-        return Refuse(first_frame_not_json())
     except InvalidConnect as error:
         return Refuse(invalid_params(str(error)), request.id)
     except Refusal as refusal:
@@ -140,8 +146,9 @@ def _first_frame(_machine: Handshake, core: Core, data: bytes, now_ms: int) -> S
 
 
 @admitting.upon(Handshake.receive).loop()
-def _wait(_machine: Handshake, core: Core, data: bytes, now_ms: int) -> Step:
+def _wait(machine: Handshake, core: Core, data: bytes, now_ms: int) -> Step:
     if len(core.queued) >= core.max_queued:
+        machine.refuse()
         reason = "too many pending handshake frames"
         return Refuse(Refusal(CloseCause.HANDSHAKE_OVERFLOW, CloseCode.POLICY, reason))
     core.queued.append(data)

@@ -5,10 +5,14 @@ of class MUST without being told (the connection is closed), and must be able to
 (a hole in the numbers). A client that reads slowly sees fewer and larger deltas and the same end.
 
 Design. A queue of entries; the connection takes them when its transport can write. A broadcast frame
-is numbered when it leaves, so what was merged away never had a number. A shed frame leaves a marker
-in its place that takes its number, so the hole lies where the loss was. A LATEST event is merged into
-the waiting one of its key, unless another event of the same group was queued since: order within a
-run is worth more than one frame.
+is numbered when it leaves, so what was merged away never had a number. A shed frame leaves a hole in
+its place: the entry after it carries how many numbers are skipped before it, so the hole lies where
+the loss was. A LATEST event is merged into the waiting one of its key, unless another event of the
+same group was queued since: order within a run is worth more than one frame.
+
+Cost. Everything is constant per frame, amortised: a full outbox must not make a broadcast slow. What
+may be shed is kept in a second queue. A hole in the middle stays as an empty entry until the empty
+ones are more than half; then they are folded into their followers. The first entry is never empty.
 
 Rejected: numbering at the time of queueing (a merge would make holes where nothing was lost), dropping
 the newest instead of the oldest (what is newest is what the client wants), a count of frames as the
@@ -25,6 +29,9 @@ from gateway.core.events import Delivery, Event
 ENTRY_OVERHEAD = 200
 """Bytes counted for an entry besides its text: what Python's objects around it take."""
 
+MAX_EMPTY = 16
+"""So many empty entries may always lie in the queue; beyond, no more than half of all."""
+
 
 class Verdict(Enum):
     """What became of a frame that was to be queued."""
@@ -36,6 +43,8 @@ class Verdict(Enum):
 
 
 class _Entry:
+    """A frame that waits, ``holes`` numbers after the one before it; without a frame: only the holes."""
+
     __slots__ = ("data", "event", "holes", "queued_at", "size")
 
     def __init__(
@@ -47,13 +56,20 @@ class _Entry:
         self.data = data
         self.holes = 0
 
+    @property
+    def empty(self) -> bool:
+        return self.event is None and self.data is None
+
 
 class Outbox:
     """The queue of one connection. Times are float seconds of one monotonic clock."""
 
     __slots__ = (
+        "_empty",
         "_entries",
         "_latest",
+        "_sheddable",
+        "_sheddable_bytes",
         "dropped",
         "max_age",
         "max_bytes",
@@ -72,8 +88,12 @@ class Outbox:
         """The last number given."""
         self.dropped = 0
         """Droppable frames shed so far."""
+        # An idle connection holds no queue: most of them are idle.
         self._entries: deque[_Entry] | None = None
-        self._latest: dict[object, _Entry] | None = None
+        self._sheddable: deque[_Entry] | None = None
+        self._latest: dict[str | None, dict[object, _Entry]] | None = None
+        self._sheddable_bytes = 0
+        self._empty = 0
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -85,104 +105,160 @@ class Outbox:
 
     def put_direct(self, data: bytes, now: float) -> Verdict:
         """Queue a frame of class MUST that has no number: a response, or an event to this one only."""
-        return self._append(_Entry(len(data) + ENTRY_OVERHEAD, now, data=data))
+        entry = _Entry(len(data) + ENTRY_OVERHEAD, now, data=data)
+        if not self._make_room(entry.size):
+            return Verdict.OVERFLOW
+        self._append(entry)
+        return Verdict.QUEUED
 
     def put(self, event: Event, now: float) -> Verdict:
-        """Queue a broadcast event; it has a form in this connection's version."""
-        if event.delivery is Delivery.LATEST:
-            waiting = self._latest.get(event.key) if self._latest else None
+        """Queue a broadcast event; it has a form in this connection's version.
+
+        After OVERFLOW the frame is not in the queue, and the connection has to be closed.
+        """
+        delivery = event.delivery
+        if delivery is Delivery.LATEST and self._latest is not None:
+            waiting = self._latest.get(event.group, {}).get(event.key)
             if waiting is not None:
                 return self._merge(waiting, event)
-        elif event.group is not None and self._latest:
-            self._seal(event.group)
-        return self._append(_Entry(event.size(self.protocol) + ENTRY_OVERHEAD, now, event=event))
+        entry = _Entry(event.size(self.protocol) + ENTRY_OVERHEAD, now, event=event)
+        if not self._make_room(entry.size):
+            if delivery is not Delivery.DROPPABLE:
+                return Verdict.OVERFLOW
+            self._shed_newest(now)
+            return Verdict.SHED
+        self._append(entry)
+        if delivery is Delivery.LATEST:
+            if self._latest is None:
+                self._latest = {}
+            self._latest.setdefault(event.group, {})[event.key] = entry
+            return Verdict.QUEUED
+        if delivery is Delivery.DROPPABLE:
+            if self._sheddable is None:
+                self._sheddable = deque()
+            self._sheddable.append(entry)
+            self._sheddable_bytes += entry.size
+        if event.group is not None and self._latest:
+            self._latest.pop(event.group, None)
+        return Verdict.QUEUED
 
     def take(self) -> bytes | None:
         """Return the JSON text of the next frame to write, numbered if it was broadcast."""
-        while self._entries:
-            entry = self._entries.popleft()
-            self.queued -= entry.size
-            self.seq += entry.holes
-            if entry.event is None:
-                if entry.data is None:
-                    continue
-                data = entry.data
-            else:
-                if self._latest and self._latest.get(entry.event.key) is entry:
-                    del self._latest[entry.event.key]
-                self.seq += 1
-                data = entry.event.encoded(self.protocol, self.seq)
-            return data
-        self._entries = self._latest = None
-        return None
+        entries = self._entries
+        if not entries:
+            return None
+        entry = entries[0]
+        seq = self.seq + entry.holes
+        if entry.event is None:
+            assert entry.data is not None
+            data = entry.data
+        else:
+            seq += 1
+            data = entry.event.encoded(self.protocol, seq)
+            self._forget(entry, entry.event)
+        entries.popleft()
+        self.seq = seq
+        self.queued -= entry.size
+        if self._empty or not entries:
+            self._skip_holes()
+        return data
 
     def expired(self, now: float) -> bool:
         """Whether the oldest frame has waited longer than the age cap."""
-        return bool(self._entries) and now - self._entries[0].queued_at > self.max_age  # type: ignore[index]
+        if not self._entries:
+            return False
+        return now - self._entries[0].queued_at > self.max_age
 
     def clear(self) -> int:
         """Discard everything that waits; return how many bytes that were."""
         discarded, self.queued = self.queued, 0
-        self._entries = self._latest = None
+        self._entries = self._latest = self._sheddable = None
+        self._sheddable_bytes = self._empty = 0
         return discarded
 
-    def _append(self, entry: _Entry) -> Verdict:
-        if self.queued + entry.size > self.max_bytes and not self._make_room(entry):
-            droppable = entry.event is not None and entry.event.delivery is Delivery.DROPPABLE
-            if not droppable:
-                return Verdict.OVERFLOW
-            self._mark_hole(entry.queued_at)
-            return Verdict.SHED
+    def _append(self, entry: _Entry) -> None:
         if self._entries is None:
             self._entries = deque()
+        elif self._empty and self._entries[-1].empty:
+            entry.holes = self._entries.pop().holes
+            self._empty -= 1
         self._entries.append(entry)
         self.queued += entry.size
-        if entry.event is not None and entry.event.delivery is Delivery.LATEST:
-            if self._latest is None:
-                self._latest = {}
-            self._latest[entry.event.key] = entry
-        return Verdict.QUEUED
 
     def _merge(self, waiting: _Entry, newer: Event) -> Verdict:
         assert waiting.event is not None
-        waiting.event = waiting.event.merged_with(newer)
-        size = waiting.event.size(self.protocol) + ENTRY_OVERHEAD
-        self.queued += size - waiting.size
-        waiting.size = size
-        if self.queued > self.max_bytes and not self._make_room(None):
+        merged = waiting.event.merged_with(newer)
+        size = merged.size(self.protocol) + ENTRY_OVERHEAD
+        if not self._make_room(size - waiting.size):
             return Verdict.OVERFLOW
+        self.queued += size - waiting.size
+        waiting.event, waiting.size = merged, size
         return Verdict.MERGED
 
-    def _seal(self, group: str) -> None:
-        assert self._latest is not None
-        for key in [
-            k for k, entry in self._latest.items() if entry.event and entry.event.group == group
-        ]:
-            del self._latest[key]
+    def _forget(self, entry: _Entry, event: Event) -> None:
+        """An event leaves: nothing may be merged into it, and it can not be shed, any more."""
+        if event.delivery is Delivery.LATEST:
+            waiting = self._latest.get(event.group) if self._latest else None
+            if self._latest and waiting and waiting.get(event.key) is entry:
+                del waiting[event.key]
+                if not waiting:
+                    del self._latest[event.group]
+        elif event.delivery is Delivery.DROPPABLE:
+            assert self._sheddable is not None
+            self._sheddable.popleft()
+            self._sheddable_bytes -= entry.size
 
-    def _make_room(self, entry: _Entry | None) -> bool:
-        """Shed droppable frames, oldest first, until ``entry`` fits; return whether it does."""
-        need = 0 if entry is None else entry.size
-        for waiting in self._entries or ():
-            if self.queued + need <= self.max_bytes:
-                break
-            if waiting.event is not None and waiting.event.delivery is Delivery.DROPPABLE:
-                waiting.event = None
-                waiting.holes += 1
-                self.dropped += 1
-                self.queued -= waiting.size - ENTRY_OVERHEAD
-                waiting.size = ENTRY_OVERHEAD
-        return self.queued + need <= self.max_bytes
+    def _make_room(self, size: int) -> bool:
+        """Shed droppable frames, oldest first, until ``size`` more bytes fit; none if they never will."""
+        excess = self.queued + size - self.max_bytes
+        if excess <= 0:
+            return True
+        if excess > self._sheddable_bytes:
+            return False
+        assert self._sheddable is not None
+        while self.queued + size > self.max_bytes:
+            self._shed(self._sheddable.popleft())
+        return True
 
-    def _mark_hole(self, now: float) -> None:
+    def _shed(self, entry: _Entry) -> None:
+        assert self._entries is not None
+        self.dropped += 1
+        self.queued -= entry.size
+        self._sheddable_bytes -= entry.size
+        entry.event = None
+        entry.holes += 1
+        self._empty += 1
+        self._skip_holes()
+        if self._empty > MAX_EMPTY and 2 * self._empty > len(self._entries or ()):
+            self._fold()
+
+    def _shed_newest(self, now: float) -> None:
+        """The frame that was to be queued is shed itself: a hole behind all that waits."""
         self.dropped += 1
         if not self._entries:
             self.seq += 1
             return
-        last = self._entries[-1]
-        if last.event is None and last.data is None:
-            last.holes += 1
-            return
-        marker = _Entry(0, now)
-        marker.holes = 1
-        self._entries.append(marker)
+        if not self._entries[-1].empty:
+            self._entries.append(_Entry(0, now))
+            self._empty += 1
+        self._entries[-1].holes += 1
+
+    def _skip_holes(self) -> None:
+        """Take the numbers of the holes that are first in the queue; free an empty queue."""
+        entries = self._entries
+        while entries and entries[0].empty:
+            self.seq += entries.popleft().holes
+            self._empty -= 1
+        if not entries:
+            self._entries = self._latest = self._sheddable = None
+
+    def _fold(self) -> None:
+        """Give the holes of empty entries to the frames behind them; holes at the end stay an entry."""
+        assert self._entries is not None
+        kept: deque[_Entry] = deque()
+        for entry in self._entries:
+            if kept and kept[-1].empty:
+                entry.holes += kept.pop().holes
+            kept.append(entry)
+        self._entries = kept
+        self._empty = int(kept[-1].empty)

@@ -46,49 +46,55 @@ def given(value: T | UnsetType, default: T) -> T:
 
 
 class VersionRules:
-    """What a version asks of a params struct beyond its type, found once from the annotations."""
+    """What a version asks of a params struct beyond its type, found once from the annotations.
+
+    Structs within structs are followed, lists and maps of them are not.
+    """
 
     def __init__(self, struct: type[msgspec.Struct]) -> None:
         self._rules = tuple(_rules(struct))
 
+    def __bool__(self) -> bool:
+        return bool(self._rules)
+
     def violation(self, params: Any, protocol: int) -> str | None:
         """Return what is wrong with the params by this version's schema, or None."""
-        for attribute, pointer, rule, limit, nested in self._rules:
+        found = self._first(params, protocol)
+        return None if found is None else f"at {found[0] or 'root'}: {found[1]}"
+
+    def _first(self, params: Any, protocol: int) -> tuple[str, str] | None:
+        """Return the place of the first violation as a JSON pointer, and its text."""
+        for attribute, name, rule, limit in self._rules:
             value = getattr(params, attribute)
-            if value is UNSET or value is None:
+            if value is UNSET:
                 continue
-            if nested is not None:
-                text = nested.violation(value, protocol)
-                if text is not None:
-                    return text.replace("at root", f"at {pointer}").replace(
-                        "at /", f"at {pointer}/"
-                    )
+            if isinstance(limit, VersionRules):
+                found = None if value is None else limit._first(value, protocol)
+                if found is not None:
+                    return f"/{name}{found[0]}", found[1]
             elif rule == ("since" if protocol < 4 else "until"):
-                return f"at root: unexpected property '{pointer[1:]}'"
-            elif protocol >= 4 or not isinstance(value, str):
-                continue
-            elif rule == "values" and value not in limit:
-                return f"at {pointer}: must be equal to one of the allowed values"
-            elif rule == "v3_max_length" and len(value) > limit:
-                return f"at {pointer}: must not have more than {limit} characters"
+                return "", f"unexpected property '{name}'"
+            elif protocol < 4 and isinstance(value, str):
+                if rule == "v3_values" and value not in limit:
+                    return f"/{name}", "must be equal to one of the allowed values"
+                if rule == "v3_max_length" and len(value) > limit:
+                    return f"/{name}", f"must not have more than {limit} characters"
         return None
 
 
-_Rule = tuple[str, str, str, Any, VersionRules | None]
+_Rule = tuple[str, str, str, Any]
 
 
 def _rules(struct: type[msgspec.Struct]) -> Iterator[_Rule]:
+    """Yield (attribute, name on the wire, rule, its value); for a nested struct its rules."""
     hints = get_type_hints(struct, include_extras=True)
     for field in msgspec.structs.fields(struct):
-        pointer = "/" + field.encode_name
         for meta in _metas(hints[field.name]):
             for rule, limit in (meta.extra or {}).items():
-                name = "values" if rule == "v3_values" else rule
-                yield field.name, pointer, name, limit, None
+                yield field.name, field.encode_name, rule, limit
         for nested in _structs(hints[field.name]):
-            rules = VersionRules(nested)
-            if rules._rules:
-                yield field.name, pointer, "nested", None, rules
+            if rules := VersionRules(nested):
+                yield field.name, field.encode_name, "nested", rules
 
 
 def _metas(hint: Any) -> Iterator[msgspec.Meta]:

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from gateway.core.events import Delivery, Event, TextDelta
-from gateway.core.run import Run, RunOutcome, RunOutput
+from gateway.core.run import Run, RunOutcome, RunOutput, clean_detail
+from gateway.errors import BackendErrorKind
 from gateway.model import RunState
 
 STATES = {RunState.DONE: "final", RunState.FAILED: "error", RunState.ABORTED: "aborted"}
@@ -83,9 +84,10 @@ def chat_end(
         three["stopReason"] = outcome.stop_reason
     four = three | {"agentId": agent_id}
     if state == "error":
-        four["errorKind"] = (outcome.error_kind or "unknown").lower()
-        if outcome.error_detail:
-            four["errorDetail"] = outcome.error_detail
+        four["errorKind"] = (outcome.error_kind or BackendErrorKind.UNKNOWN).value
+        detail = clean_detail(outcome.error_detail)
+        if detail is not None:
+            four["errorDetail"] = detail
     elif state == "final":
         four["stopReason"] = outcome.stop_reason or "stop"
         if outcome.usage is not None:

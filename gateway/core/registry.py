@@ -7,6 +7,7 @@ removes *every* expired entry before it looks at the cap.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 V = TypeVar("V")
@@ -64,10 +65,15 @@ class Registry(Generic[V]):
 
     def put(self, key: str, value: V, now_ms: int) -> None:
         """Add or replace an entry as the newest. Raises RegistryFull, and then holds what it held."""
-        excess = len(self._entries) - self.maximum + 1
-        if key not in self._entries and not self._evict(excess):
-            raise RegistryFull(f"{self.name} holds {len(self._entries)} entries in use")
-        self._entries.pop(key, None)
+        if key in self._entries:
+            del self._entries[key]
+        else:
+            excess = len(self._entries) + 1 - self.maximum
+            victims = self._oldest(excess)
+            if len(victims) < excess:
+                raise RegistryFull(f"{self.name} holds {len(self._entries)} entries in use")
+            for victim in victims:
+                del self._entries[victim]
         self._entries[key] = (now_ms, value)
 
     def touch(self, key: str, now_ms: int) -> None:
@@ -98,19 +104,11 @@ class Registry(Generic[V]):
             ]
             for key in expired:
                 del self._entries[key]
-        self._evict(len(self._entries) - self.maximum)
+        for key in self._oldest(len(self._entries) - self.maximum):
+            del self._entries[key]
         return before - len(self._entries)
 
-    def _evict(self, count: int) -> bool:
-        """Remove the ``count`` oldest entries that are not in use; return whether there were enough."""
-        if count <= 0:
-            return True
-        victims: list[str] = []
-        for key, (_, value) in self._entries.items():
-            if not self._in_use(value):
-                victims.append(key)
-                if len(victims) == count:
-                    break
-        for key in victims:
-            del self._entries[key]
-        return len(victims) == count
+    def _oldest(self, count: int) -> list[str]:
+        """Return the ``count`` oldest keys that are not in use, or as many as there are."""
+        free = (key for key, (_, value) in self._entries.items() if not self._in_use(value))
+        return list(islice(free, max(count, 0)))

@@ -7,7 +7,10 @@ dropped. A value that has no JSON form must not use up a number.
 Design. The record makes :class:`RunOutput` values and does no I/O. Text is collected and becomes an
 event when the driver flushes (pacing is the driver's business); any other event flushes the text
 first, so order is kept. Data are encoded before the number is taken. ``finish`` gives its outputs
-once; later calls give none. There is no map beside the record.
+once; after it nothing gives any. There is no map beside the record.
+
+What an agent says of its failure is cut to what the protocol lets a client see; its text, its kind and
+its detail can be anything, and none of them keeps the end of a run from being told.
 
 States::
 
@@ -17,17 +20,28 @@ States::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from gateway.core.frames import EncodeFailed, encode
+from gateway.core.frames import EncodeFailed, decode, decode_as, encode
 from gateway.errors import BackendErrorKind
 from gateway.model import Position, RunEvent, RunRecord, RunRequest, RunState, Usage
 
 Waiter = Callable[["RunOutcome"], None]
+
+MAX_DETAIL_CHARS: Final = 300
+_DETAIL_TEXTS: Final = (
+    "provider",
+    "model",
+    "providerErrorType",
+    "providerErrorMessagePreview",
+    "failoverReason",
+    "providerRuntimeFailureKind",
+)
+_OWN_PHASES: Final = frozenset({"start", "end", "error"})
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +60,9 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     provider: str | None = None
     model: str | None = None
+
+
+_outcome_decoder = msgspec.json.Decoder(RunOutcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +184,20 @@ class Run:
     def add_text(self, delta: str) -> None:
         """Collect a piece of the answer."""
         if delta:
-            self._pieces.append(_valid(delta))
-            self.text_size += len(delta)
+            piece = valid_text(delta)
+            self._pieces.append(piece)
+            self.text_size += len(piece)
 
     def replace_text(self, text: str) -> None:
         """Throw the answer so far away and begin with this text."""
+        piece = valid_text(text)
         self._replaced = True
-        self._pieces = [_valid(text)]
-        self.text_size = len(text)
+        self._pieces = [piece]
+        self.text_size = len(piece)
 
     def flush(self, now_ms: int) -> RunOutput | None:
-        """Make an event of the collected text, if there is any."""
-        if not self.has_text:
+        """Make an event of the collected text, if there is any and the run goes on."""
+        if not self.has_text or self.state.terminal:
             return None
         offset = 0 if self._replaced else len(self.text)
         delta = "".join(self._pieces)
@@ -198,8 +217,21 @@ class Run:
         )
 
     def emit(self, stream: str, data: dict[str, Any], now_ms: int) -> list[RunOutput]:
-        """Make an event on another stream, after the text before it. Raises EncodeFailed."""
+        """Make an event on another stream, after the text before it; none once the run has ended.
+
+        Raises EncodeFailed where the data are no JSON object or the stream has no name, and ValueError
+        for what only the run itself says: the answer's text, and that it started or ended.
+        """
         encoded = encode(data)
+        if not isinstance(stream, str) or not stream or not encoded.startswith(b"{"):
+            raise EncodeFailed("an event is the name of a stream and a JSON object")
+        encode(stream)
+        if stream == "assistant" or (
+            stream == "lifecycle" and decode(encoded).get("phase") in _OWN_PHASES
+        ):
+            raise ValueError(f"only the run itself emits this on stream {stream}")
+        if self.state.terminal:
+            return []
         outputs = [flushed] if (flushed := self.flush(now_ms)) else []
         self.seq += 1
         outputs.append(RunOutput(self, self.seq, stream, encoded, now_ms))
@@ -213,17 +245,20 @@ class Run:
         stop_reason: str | None = None,
         error: str | None = None,
         error_kind: BackendErrorKind | None = None,
-        error_detail: dict[str, Any] | None = None,
+        error_detail: Mapping[str, Any] | None = None,
         usage: Usage | None = None,
         provider: str | None = None,
         model: str | None = None,
     ) -> list[RunOutput]:
         """End the run; the last output carries the outcome. Empty if it has ended already.
 
-        Raises EncodeFailed, and then the run has not ended, where a value has no JSON form.
+        ``state`` is a terminal one. Raises EncodeFailed, and then the run has not ended, where a value
+        has no JSON form or is not of its type; ``error`` and what describes it are bent instead, so
+        that a failure can always be told.
         """
         if self.state.terminal:
             return []
+        assert state.terminal
         outcome = RunOutcome(
             run_id=self.run_id,
             session_key=self.session_key,
@@ -232,14 +267,17 @@ class Run:
             started_at_ms=self.started_at_ms,
             ended_at_ms=now_ms,
             stop_reason=stop_reason,
-            error=None if error is None else _valid(error),
-            error_kind=error_kind,
-            error_detail=error_detail,
+            error=None if error is None else valid_text(str(error)),
+            error_kind=None if error_kind is None else _kind(error_kind),
+            error_detail=clean_detail(error_detail),
             usage=usage,
             provider=provider,
             model=model,
         )
-        encode(outcome)
+        try:
+            outcome = decode_as(encode(outcome), _outcome_decoder)
+        except msgspec.ValidationError as error_:
+            raise EncodeFailed(str(error_)) from error_
         data = encode(_lifecycle(outcome))
         outputs = [flushed] if (flushed := self.flush(now_ms)) else []
         self.state = state
@@ -290,7 +328,7 @@ def _lifecycle(outcome: RunOutcome) -> dict[str, Any]:
     return data
 
 
-def _valid(text: str) -> str:
+def valid_text(text: str) -> str:
     """Return the text without lone surrogates, which have no UTF-8 form."""
     try:
         text.encode()
@@ -299,4 +337,31 @@ def _valid(text: str) -> str:
     return text
 
 
-__all__ = ["EncodeFailed", "Run", "RunOutcome", "RunOutput", "Waiter"]
+def clean_detail(detail: Any) -> dict[str, Any] | None:
+    """Return what a client may see of an error's detail: known keys, short texts, an HTTP status.
+
+    (Protocol 4: ``errorDetail`` of a chat error is closed, its texts have at most 300 characters, which
+    JavaScript counts as UTF-16 units.)
+    """
+    if not isinstance(detail, Mapping):
+        return None
+    kept: dict[str, Any] = {}
+    for name in _DETAIL_TEXTS:
+        text = detail.get(name)
+        if isinstance(text, str):
+            units = valid_text(text).encode("utf-16-le")[: 2 * MAX_DETAIL_CHARS]
+            kept[name] = units.decode("utf-16-le", "ignore")
+    status = detail.get("httpStatus")
+    if isinstance(status, int) and not isinstance(status, bool) and 100 <= status <= 599:
+        kept["httpStatus"] = int(status)
+    return kept or None
+
+
+def _kind(kind: str) -> BackendErrorKind:
+    try:
+        return BackendErrorKind(kind)
+    except ValueError:
+        return BackendErrorKind.UNKNOWN
+
+
+__all__ = ["EncodeFailed", "Run", "RunOutcome", "RunOutput", "Waiter", "clean_detail", "valid_text"]

@@ -18,9 +18,11 @@ from gateway.errors import InvalidRequest
 
 Text = NonEmpty | UnsetType | None
 Text4 = Annotated[NonEmpty | UnsetType | None, SINCE_4]
-Any4 = Annotated[Any | UnsetType, SINCE_4]
 
-THINKING: Final = ("off", "minimal", "low", "medium", "high", "xhigh")
+Long4 = Annotated[
+    Annotated[str, msgspec.Meta(min_length=1, max_length=512)] | UnsetType | None, SINCE_4
+]
+Time4 = Annotated[Annotated[float, msgspec.Meta(ge=0)] | UnsetType | None, SINCE_4]
 
 
 class PatchFields(Params, frozen=True):
@@ -48,11 +50,11 @@ class PatchFields(Params, frozen=True):
     agent_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
     expected_session_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
     expected_lifecycle_revision: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    expected_marked_unread_at: Any4 = UNSET
+    expected_marked_unread_at: Time4 = UNSET
     archived: Annotated[bool | UnsetType, SINCE_4] = UNSET
     pinned: Annotated[bool | UnsetType, SINCE_4] = UNSET
     unread: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    category: Text4 = UNSET
+    category: Long4 = UNSET
     color: Annotated[str | UnsetType | None, SINCE_4] = UNSET
     icon: Annotated[str | UnsetType | None, SINCE_4] = UNSET
     fast_mode: Annotated[bool | Literal["auto"] | UnsetType | None, SINCE_4] = UNSET
@@ -77,14 +79,23 @@ _SETTINGS: Final = {
     if field.name not in _NOT_SETTINGS
 }
 
+_LEVELS: Final = ("off", "minimal", "low", "medium", "high")
 _VALUES: Final[dict[str, tuple[str, ...]]] = {
+    "thinkingLevel": (*_LEVELS, "xhigh"),
     "verboseLevel": ("on", "off", "full"),
     "reasoningLevel": ("on", "off", "stream"),
     "elevatedLevel": ("on", "off", "ask", "full"),
+    "execHost": ("auto", "sandbox", "gateway", "node"),
     "execSecurity": ("deny", "allowlist", "full"),
     "execAsk": ("off", "on-miss", "always"),
 }
-_EXEC_HOSTS: Final = {3: ("sandbox", "gateway", "node"), 4: ("auto", "sandbox", "gateway", "node")}
+_VALUES_V3: Final[dict[str, tuple[str, ...]]] = {
+    **_VALUES,
+    "thinkingLevel": _LEVELS,
+    "execHost": ("sandbox", "gateway", "node"),
+}
+_TEXTS_V3: Final = {"verboseLevel": ("on", "off")}
+"""Where version 3's refusal names fewer values than it takes."""
 
 _ADMIN_ONLY: Final = frozenset(
     {"sendPolicy", "elevatedLevel", "execHost", "execSecurity", "execAsk", "execNode"}
@@ -105,14 +116,19 @@ def apply_patch(
         if name == "label":
             continue
         if value is None:
+            if name in _SPAWN and name in settings:
+                raise InvalidRequest(f"{name} cannot be cleared once set")
             result.pop(name, None)
         else:
             result[name] = _checked(name, value, protocol, key, settings)
     return result
 
 
+_SPAWN: Final = frozenset({"spawnedBy", "spawnDepth"})
+
+
 def _checked(name: str, value: Any, protocol: int, key: str, settings: Mapping[str, Any]) -> Any:
-    if name in ("spawnedBy", "spawnDepth"):
+    if name in _SPAWN:
         if not is_subagent(key):
             raise InvalidRequest(f"{name} is only supported for subagent:* sessions")
         if settings.get(name, value) != value:
@@ -120,16 +136,13 @@ def _checked(name: str, value: Any, protocol: int, key: str, settings: Mapping[s
         return value
     if name == "responseUsage":
         return "tokens" if value == "on" else value
-    if name == "thinkingLevel":
-        level = value.strip().lower()
-        if level not in THINKING:
-            raise InvalidRequest(f"invalid thinkingLevel (use {'|'.join(THINKING)})")
-        return level
-    allowed = _EXEC_HOSTS[max(3, min(protocol, 4))] if name == "execHost" else _VALUES.get(name)
+    allowed = (_VALUES if protocol >= 4 else _VALUES_V3).get(name)
     if allowed is None:
         return value
     word = value.strip().lower()
     if word not in allowed:
-        quoted = "|".join(f'"{option}"' for option in allowed)
-        raise InvalidRequest(f"invalid {name} (use {quoted})")
+        shown = allowed if protocol >= 4 else _TEXTS_V3.get(name, allowed)
+        quote = "" if name == "thinkingLevel" else '"'
+        options = "|".join(f"{quote}{option}{quote}" for option in shown)
+        raise InvalidRequest(f"invalid {name} (use {options})")
     return word

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.model import ModelInfo, Session
@@ -27,8 +28,12 @@ def session_row(
     titles: bool = False,
     last_message: bool = False,
 ) -> dict[str, Any]:
-    """Return the row. Both versions read it; what only one knows the other ignores."""
+    """Return the row. Both versions read it; what only one knows the other ignores.
+
+    ``model`` is what answers; a model that was asked for stands beside it as ``modelOverride``.
+    """
     row: dict[str, Any] = {
+        **_shown(session.settings),
         "key": session.key,
         "kind": session_kind(session.key),
         "agentId": session.agent_id,
@@ -48,7 +53,6 @@ def session_row(
         "modelProvider": model.provider,
         "model": model.id,
         "contextTokens": model.context_window or DEFAULT_CONTEXT_TOKENS,
-        **session.settings,
     }
     if session.label is not None:
         row["label"] = row["displayName"] = session.label
@@ -66,6 +70,7 @@ def session_row(
 def session_entry(session: Session) -> dict[str, Any]:
     """Return the stored entry as patch, reset and create answer it."""
     entry: dict[str, Any] = {
+        **_shown(session.settings),
         "sessionId": session.session_id,
         "updatedAt": session.updated_at_ms,
         "createdAt": session.created_at_ms,
@@ -77,10 +82,20 @@ def session_entry(session: Session) -> dict[str, Any]:
         "outputTokens": session.output_tokens,
         "totalTokens": session.total_tokens,
         "totalTokensFresh": True,
-        **session.settings,
     }
     if session.label is not None:
         entry["label"] = session.label
     if session.parent_key is not None:
         entry["parentSessionKey"] = session.parent_key
     return entry
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by their names in an entry, where ``provider/model`` are two keys."""
+    shown = dict(settings)
+    asked = shown.pop("model", None)
+    if asked is not None:
+        provider, slash, name = asked.partition("/")
+        shown |= {"providerOverride": provider, "modelOverride": name} if slash else {}
+        shown.setdefault("modelOverride", asked)
+    return shown

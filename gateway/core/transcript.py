@@ -15,6 +15,8 @@ MAX_TOTAL_BYTES: Final = 6 * 1024 * 1024
 PREVIEW_CHARS: Final = 120
 
 OMITTED: Final = "[chat.history omitted: message too large]"
+CUT: Final = "\n…(cut)…"
+"""Stands at the end of a text that was longer than the limit."""
 
 
 def user_content(text: str, attachments: Sequence[Attachment] = ()) -> list[dict[str, Any]]:
@@ -48,10 +50,10 @@ def preview(text: str, limit: int = PREVIEW_CHARS) -> str:
 def wire_message(message: Message, protocol: int) -> dict[str, Any]:
     """Return one message as both versions show it; version 4 adds its id and place."""
     shown: dict[str, Any] = {
+        **message.meta,
         "role": message.role,
         "content": message.content,
         "timestamp": message.timestamp_ms,
-        **message.meta,
     }
     if message.stop_reason is not None:
         shown["stopReason"] = message.stop_reason
@@ -92,13 +94,17 @@ def wire_messages(
 
 
 def _cut(content: Any, chars: int) -> Any:
+    if isinstance(content, str):
+        return _cut_text(content, chars)
     if not isinstance(content, list):
         return content
     return [
-        {**block, "text": block["text"][:chars] + "\n…(cut)…"}
-        if isinstance(block, dict)
-        and isinstance(block.get("text"), str)
-        and len(block["text"]) > chars
+        {**block, "text": _cut_text(block["text"], chars)}
+        if isinstance(block, dict) and isinstance(block.get("text"), str)
         else block
         for block in content
     ]
+
+
+def _cut_text(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[:chars] + CUT

@@ -1,0 +1,245 @@
+"""The outbox against a model: a plain list of what waits, with holes where something was lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.core.events import Delivery, Event, TextDelta
+from gateway.core.outbox import ENTRY_OVERHEAD, MAX_EMPTY, Outbox, Verdict
+
+MAX_BYTES = 4_000
+MAX_AGE = 50.0
+RUNS = ("r1", "r2")
+
+
+@dataclass
+class Slot:
+    """One place of the queue: a frame that waits, or (``size`` 0) a hole."""
+
+    size: int
+    queued_at: float
+    event: Event | None = None
+    payload: Any = None
+    sealed: bool = False
+
+    @property
+    def droppable(self) -> bool:
+        """Whether it may be shed."""
+        return self.event is not None and self.event.delivery is Delivery.DROPPABLE
+
+
+def show(_protocol: int, piece: TextDelta) -> dict[str, Any]:
+    """Build the payload of a delta."""
+    return {"run": piece.group, "delta": piece.delta, "text": piece.text, "replace": piece.replace}
+
+
+class OutboxModel(RuleBasedStateMachine):
+    """Puts, takes and overflows; every frame that is taken must be the one the model holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox = Outbox(4, max_bytes=MAX_BYTES, max_age=MAX_AGE)
+        self.slots: list[Slot] = []
+        self.seq = 0
+        self.dropped = 0
+        self.now = 0.0
+        self.count = 0
+        self.texts = dict.fromkeys(RUNS, "")
+        self.seen: dict[str, str | None] = dict.fromkeys(RUNS, "")
+
+    # -- what the model does
+
+    def waiting(self) -> int:
+        """Return how many bytes wait."""
+        return sum(slot.size for slot in self.slots)
+
+    def make_room(self, size: int) -> bool:
+        """Shed the oldest droppable frames, if that is enough."""
+        free = MAX_BYTES - self.waiting() + sum(slot.size for slot in self.slots if slot.droppable)
+        if size > free:
+            return False
+        for slot in self.slots:
+            if self.waiting() + size > MAX_BYTES and slot.droppable:
+                slot.size, slot.event = 0, None
+                self.dropped += 1
+        return True
+
+    def expect(self, size: int, event: Event | None, payload: Any) -> Verdict:
+        """Queue a frame in the model and return what the outbox has to say."""
+        slot = Slot(size, self.now, event, payload)
+        if self.make_room(size):
+            if event is not None and event.delivery is not Delivery.LATEST:
+                self.seal(event.group)
+            self.slots.append(slot)
+            return Verdict.QUEUED
+        if not slot.droppable:
+            return Verdict.OVERFLOW
+        self.dropped += 1
+        self.slots.append(Slot(0, self.now))
+        return Verdict.SHED
+
+    def seal(self, group: str | None) -> None:
+        """Nothing may be merged any more into what waits of a group."""
+        for slot in self.slots:
+            if group is not None and slot.event is not None and slot.event.group == group:
+                slot.sealed = True
+
+    def latest(self, event: Event) -> Slot | None:
+        """Return the frame that an event may be merged into."""
+        for slot in self.slots:
+            held = slot.event
+            if held is None or held.delivery is not Delivery.LATEST or slot.sealed:
+                continue
+            if (held.group, held.key) == (event.group, event.key):
+                return slot
+        return None
+
+    def put(self, event: Event, payload: Any) -> None:
+        """Put an event into both and compare."""
+        held = self.latest(event) if event.delivery is Delivery.LATEST else None
+        if held is not None:
+            assert held.event is not None
+            merged = held.event.merged_with(event)
+            size = merged.size(4) + ENTRY_OVERHEAD
+            if self.make_room(size - held.size):
+                held.event, held.size, held.payload = merged, size, payload
+                expected = Verdict.MERGED
+            else:
+                expected = Verdict.OVERFLOW
+        else:
+            expected = self.expect(event.size(4) + ENTRY_OVERHEAD, event, payload)
+        self.check(self.outbox.put(event, self.now), expected)
+
+    def check(self, verdict: Verdict, expected: Verdict) -> None:
+        """Compare verdicts; an overflow ends the connection, and a new one begins."""
+        assert verdict is expected
+        if verdict is Verdict.OVERFLOW:
+            assert self.outbox.clear() == self.waiting()
+            self.slots.clear()
+            self.seq = self.outbox.seq
+            self.seen = dict.fromkeys(RUNS, None)
+
+    # -- what happens to it
+
+    @rule(size=st.integers(0, 900), group=st.sampled_from([None, *RUNS]))
+    def must(self, size: int, group: str | None) -> None:
+        """An event that must arrive."""
+        self.count += 1
+        payload = {"n": self.count, "x": "x" * size}
+        self.put(Event("session.message", payload, group=group), payload)
+
+    @rule(size=st.integers(0, 900) | st.just(5_000), group=st.sampled_from([None, *RUNS]))
+    def droppable(self, size: int, group: str | None) -> None:
+        """An event that may be shed."""
+        self.count += 1
+        payload = {"n": self.count, "x": "x" * size}
+        self.put(Event("session.tool", payload, group=group), payload)
+
+    @rule()
+    def tick(self) -> None:
+        """An event whose newest form is enough."""
+        self.count += 1
+        self.put(Event("tick", {"n": self.count}), {"n": self.count})
+
+    @rule(run=st.sampled_from(RUNS), more=st.text("abü", max_size=60), rewrite=st.booleans())
+    def text(self, run: str, more: str, rewrite: bool) -> None:
+        """A run says more, or begins anew."""
+        before = "" if rewrite else self.texts[run]
+        self.texts[run] = (before + more)[:600]
+        event = TextDelta(
+            "chat",
+            show,
+            key=("chat", run),
+            group=run,
+            run_seq=self.count,
+            ts_ms=0,
+            text=self.texts[run],
+            offset=len(before),
+            replace=rewrite,
+        )
+        self.put(event, None)
+
+    @rule(size=st.integers(0, 900))
+    def direct(self, size: int) -> None:
+        """A response."""
+        self.count += 1
+        data = json.dumps({"direct": self.count, "x": "x" * size}).encode()
+        expected = self.expect(len(data) + ENTRY_OVERHEAD, None, data)
+        self.check(self.outbox.put_direct(data, self.now), expected)
+
+    @rule(count=st.integers(1, 5))
+    def take(self, count: int) -> None:
+        """The transport takes some frames."""
+        for _ in range(count):
+            while self.slots and not self.slots[0].size:
+                self.slots.pop(0)
+                self.seq += 1
+            data = self.outbox.take()
+            if not self.slots:
+                assert data is None
+                return
+            slot = self.slots.pop(0)
+            assert data is not None
+            if slot.event is None:
+                assert data == slot.payload
+                continue
+            self.seq += 1
+            frame = json.loads(data)
+            assert frame["seq"] == self.seq
+            if isinstance(slot.event, TextDelta):
+                self.read(frame["payload"], slot.event)
+            else:
+                assert frame["payload"] == slot.payload
+
+    def read(self, payload: dict[str, Any], event: TextDelta) -> None:
+        """Follow a run's text as a client does that has only the increments."""
+        run, before = payload["run"], self.seen[payload["run"]]
+        assert payload["text"] == event.text
+        if payload["replace"]:
+            self.seen[run] = payload["delta"]
+        elif before is not None:
+            self.seen[run] = before + payload["delta"]
+        assert self.seen[run] in (None, payload["text"])
+
+    @rule(seconds=st.floats(0, 30))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+
+    @precondition(lambda self: not self.outbox)
+    @rule()
+    def write_at_once(self) -> None:
+        """A frame that does not wait takes the number after all that did."""
+        self.seq += len(self.slots) + 1
+        self.slots.clear()
+        assert self.outbox.next_seq() == self.seq
+
+    # -- what always holds
+
+    @invariant()
+    def bounded(self) -> None:
+        """Bytes are counted exactly and bounded; empty entries are few."""
+        assert self.outbox.queued == self.waiting()
+        assert 0 <= self.outbox.queued <= MAX_BYTES
+        assert self.outbox.dropped == self.dropped
+        frames = [slot for slot in self.slots if slot.size]
+        entries = self.outbox._entries or ()
+        assert bool(self.outbox) is bool(frames)
+        assert len(entries) <= 2 * len(frames) + MAX_EMPTY
+        assert sum(entry.empty for entry in entries) == self.outbox._empty
+
+    @invariant()
+    def aged(self) -> None:
+        """The age is that of the oldest frame that waits."""
+        ages = [self.now - slot.queued_at for slot in self.slots if slot.size]
+        assert self.outbox.expired(self.now) is (bool(ages) and ages[0] > MAX_AGE)
+
+
+OutboxModel.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestOutboxModel = OutboxModel.TestCase
