@@ -11,7 +11,7 @@ import gateway.plugins
 from gateway.app.agents import Agent, AgentDirectory
 from gateway.config import AgentConfig, LoadedConfig, decode_agent, default_agent_id
 from gateway.core.sessionkey import SessionKeyPolicy
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StartError
 from gateway.interfaces import BackendEnvironment, IAgentBackendFactory, IClock, IEntropy
 
 
@@ -53,11 +53,17 @@ def make_agents(
             state_dir=state_dir,
             config_dir=str(loaded.path.absolute().parent) if loaded.path else None,
         )
+        try:
+            backend = factory.make(config, environment)
+        except StartError as error:
+            if loaded.path is None:
+                raise
+            raise ConfigError(f"{loaded.path}: {error}") from error
         agents[agent_id] = Agent(
             agent_id=agent_id,
             name=config.name or agent_id,
             kind=kind,
-            backend=factory.make(config, environment),
+            backend=backend,
             timeout_s=config.timeout_s,
         )
     default = default_agent_id(loaded.config.agents)

@@ -63,7 +63,7 @@ class ServerConfig(_Table, frozen=True):
     allowed_origins: list[str] = []
     """Origins of web pages that may connect beside the gateway's own: scheme://host[:port], or "*"."""
     trusted_proxies: list[str] = []
-    """Addresses or networks of reverse proxies whose forwarding headers are believed."""
+    """Reserved for reverse proxies: until then a client with forwarding headers counts as remote."""
 
     def __post_init__(self) -> None:
         for origin in self.allowed_origins:
@@ -149,8 +149,6 @@ class LimitsConfig(_Table, frozen=True):
     """How long a run may take where its agent and its request do not say, in seconds."""
     run_timeout_max_s: Seconds = 86_400.0
     """Longest time that a request may ask for a run, in seconds."""
-    runs_tail_events: Count = 1000
-    """Newest events of a run kept in memory for those who resume."""
     idempotency_ttl_s: Seconds = 300.0
     """How long the answer to an idempotency key is remembered, in seconds."""
     idempotency_max: Count = 1000

@@ -19,10 +19,10 @@ def use_steady_time(reactor: Any) -> None:
 
     Twisted's reactors order their timers by the wall clock: when that is set back an hour, every
     timeout comes an hour late. Whoever asks the reactor for the time gets the steady one as well.
-    Raises RuntimeError where calls have been scheduled by the wall clock already.
+    Raises RuntimeError where the reactor runs, or calls have been scheduled, by the wall clock already.
     """
-    if reactor.getDelayedCalls():
-        raise RuntimeError("the reactor has scheduled calls by the wall clock already")
+    if reactor.running or reactor.getDelayedCalls():
+        raise RuntimeError("the reactor runs or has scheduled calls by the wall clock already")
     reactor.seconds = time.monotonic
 
 

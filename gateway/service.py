@@ -1,28 +1,29 @@
 """The gateway as a service: the order in which it starts and stops.
 
 Start, all of it before the reactor runs, so that every failure is one line and an exit status: state
-directory, lock, log, credential, store, port. Then, with the reactor: agents, runs that a crash left
+directory, lock, log, credential, store, port, agents. Then, with the reactor: runs that a crash left
 open, the first health snapshot. From then on the gateway is ready.
 
-Stop, in this order (children of a MultiService would be stopped at once): no more connections; tell
-the clients; end the runs and store their ends; close the connections, flushed; stop the agents; close
-the store; give up the state directory.
+Stop: as :mod:`gateway.drain` has it, then the state directory is given up.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import Logger, LoggingFile, globalLogPublisher
+from twisted.python.failure import Failure
 
 from gateway import __version__, logfile
 from gateway.app.operations import ConfigView, Operations
@@ -30,8 +31,8 @@ from gateway.app.periodic import Pruner
 from gateway.backends import make_agents
 from gateway.config import LoadedConfig, redacted, resolve_secret
 from gateway.core.access import is_loopback, same_secret
-from gateway.core.events import Event
-from gateway.errors import CloseCause, CloseCode, StartError
+from gateway.drain import Drain
+from gateway.errors import StartError, StoreError
 from gateway.interfaces import IClock, IEntropy
 from gateway.logfile import LogFile, Redactor
 from gateway.net.http import make_root
@@ -42,6 +43,9 @@ from gateway.statedir import StateDirectory
 from gateway.store.sqlite import url_of
 from gateway.store.store import SQLStore
 from gateway.wiring import Wiring
+
+START_PAUSE_S = 5.0
+"""When the start is tried again where the store fails."""
 
 
 class GatewayService(Service):
@@ -75,6 +79,8 @@ class GatewayService(Service):
         self._redactor = Redactor()
         self._log_file: LogFile | None = None
         self._listeners: list[Listener] = []
+        self._forks = False
+        self._starting: Deferred[None] | None = None
         self._ready = False
         self._started_at = clock.seconds()
         self.store = SQLStore(
@@ -96,6 +102,8 @@ class GatewayService(Service):
             reactor=reactor,
         )
         self.services = self.wiring.services
+        path = loaded.path
+        self._base_dir = path.absolute().parent if path is not None else Path.cwd()
         root = make_root(self, authorize=self._authorized, exposition=self.wiring.metrics.render)
         self.port = SwitchFactory(
             self.wiring.factory,
@@ -135,17 +143,48 @@ class GatewayService(Service):
 
     # -- start
 
-    def privilegedStartService(self) -> None:
-        """Take the state directory, open the store and the port. Raises SystemExit with one line."""
-        try:
-            self._take()
-        except StartError as error:
-            raise SystemExit(f"gateway: {error}") from error
-        super().privilegedStartService()  # type: ignore[no-untyped-call]
+    def take(self, *, forks: bool = False) -> None:
+        """Take the state directory; open the log, the store and the ports. Raises StartError.
 
-    def _take(self) -> None:
+        What privilegedStartService does, unless it was done before a fork. As the lock names its owner,
+        who ``forks`` takes it once more afterwards.
+        """
         warnings = [*self._loaded.warnings, *self.state.ensure()]
         self.state.lock(self.clock)
+        try:
+            self._open(warnings)
+        except StartError:
+            self._let_go()
+            raise
+        self._forks = forks
+        if forks:
+            self.state.unlock()
+
+    def privilegedStartService(self) -> None:
+        """Take what is needed, if that is not done. Raises SystemExit with one line."""
+        try:
+            if self._log_file is None:
+                self.take()
+            elif self._forks:
+                self.state.lock(self.clock)
+                self.state.announce(self.urls[0])
+        except StartError as error:
+            raise self._refusal(error) from error
+        self.services.operations.pid = os.getpid()
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _refusal(self, error: StartError) -> BaseException:
+        """Return what ends the start, so that the line reaches whoever started it."""
+        line = f"gateway: {error}"
+        if self._forks:
+            return error  # twistd waits for ever for a child that leaves by SystemExit
+        if isinstance(sys.stderr, LoggingFile) and sys.__stderr__ is not None:
+            # twistd has made it a part of its log.
+            sys.__stderr__.write(f"{line}\n")
+            return SystemExit(1)
+        return SystemExit(line)
+
+    def _open(self, warnings: Sequence[str]) -> None:
         limits = self.config.limits
         self._log_file = LogFile(
             self.state.logs,
@@ -161,10 +200,31 @@ class GatewayService(Service):
             self._redactor.add(secret)
         self._secret_source = source
         self.wiring.edge.policy = self.wiring.door(secret)
-        self.store.open()
-        self._listeners = listen(self._listen_specs, self.port, self.reactor)
-        self._refuse_open_door()
+        with self._naming_the_file("store"):
+            self.store.open()
+        with self._naming_the_file("server", "listen", list(self._listen_specs)):
+            self._listeners = listen(self._listen_specs, self.port, self.reactor)
+        with self._naming_the_file("auth"):
+            self._refuse_open_door()
         self.state.announce(self.urls[0])
+
+    def _let_go(self) -> None:
+        """Give up what the process holds beside its ports."""
+        if self._log_file is not None:
+            self._log_file.remove(globalLogPublisher)
+            self._log_file = None
+        self.state.unlock()
+
+    @contextmanager
+    def _naming_the_file(self, table: str, key: str = "", value: object = None) -> Iterator[None]:
+        """Name the configuration's file in an error if the table, or the key's value, is from there."""
+        try:
+            yield
+        except StartError as error:
+            found = self._loaded.parsed.get(table)
+            if found is None or (key and found.get(key) != value):
+                raise
+            raise StartError(f"{self._loaded.path}: {error}") from error
 
     def _refuse_open_door(self) -> None:
         """Stay closed where anybody on the network could come in. Raises StartError."""
@@ -182,34 +242,36 @@ class GatewayService(Service):
 
     def _shared_secret(self) -> tuple[str | None, str, tuple[str, ...]]:
         """Return the secret clients share, where it lies, and warnings. Raises StartError."""
-        auth, base = self.config.auth, self._base_dir()
+        auth, environ, base = self.config.auth, self._environ, self._base_dir
         if auth.mode == "none":
             return None, "none is asked for (auth.mode)", ()
         if auth.mode == "password":
             assert auth.password is not None
-            value = resolve_secret(auth.password, self._environ, base, key="auth.password")
+            with self._naming_the_file("auth"):
+                value = resolve_secret(auth.password, environ, base, key="auth.password")
             return value, "auth.password of the configuration", ()
-        token = self.state.load_token(
-            self._token_file, self._environ, auth.token, base, self.entropy
-        )
+        configured = auth.token
+        if configured is not None and self._token_file is None and not environ.get("GATEWAY_TOKEN"):
+            with self._naming_the_file("auth"):
+                configured = resolve_secret(configured, environ, base, key="auth.token")
+        token = self.state.load_token(self._token_file, environ, configured, base, self.entropy)
         return token.value, token.source, token.warnings
 
     def startService(self) -> None:
-        """Start everything that needs the reactor."""
+        """Start everything that needs the reactor. Raises SystemExit with one line."""
         super().startService()  # type: ignore[no-untyped-call]
         self.store.startService()
-        starting = Deferred.fromCoroutine(self._start())
-        starting.addErrback(
-            lambda failure: self._log.failure("the start did not come to its end", failure=failure)
-        )
+        try:
+            for agent in self.services.agents:
+                agent.backend.startService()  # type: ignore[no-untyped-call]
+        except StartError as error:
+            raise self._refusal(error) from error
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._not_started)
 
     async def _start(self) -> None:
-        for agent in self.services.agents:
-            agent.backend.startService()  # type: ignore[no-untyped-call]
-        await self.services.runs.recover()
-        await self.services.health.refresh()
-        if not self.running:
-            return
+        while not await self._recovered():
+            await deferLater(self.clock, START_PAUSE_S, lambda: None)
         for beat in self.wiring.beats:
             beat.startService()
         self._ready = True
@@ -221,6 +283,20 @@ class GatewayService(Service):
             "connect with: gatewayctl chat (here), or any OpenClaw client at that address"
         )
 
+    async def _recovered(self) -> bool:
+        """Do what a start needs of the store; return whether it could be done."""
+        try:
+            await self.services.runs.recover()
+            await self.services.health.refresh()
+        except StoreError as error:
+            self._log.error("the start waits for the store: {error}", error=error)
+            return False
+        return True
+
+    def _not_started(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("the start did not come to its end", failure=failure)
+
     # -- stop
 
     def stopService(self) -> Deferred[None]:
@@ -230,37 +306,11 @@ class GatewayService(Service):
 
     async def _stop(self) -> None:
         self._ready = False
-        for listener in self._listeners:
-            await maybeDeferred(listener.stopListening)
-        for beat in self.wiring.beats:
-            await maybeDeferred(beat.stopService)
-        self.services.hub.broadcast(Event("shutdown", {"reason": "gateway stopping"}))
-        await self._within(
-            self.config.limits.drain_grace_s, Deferred.fromCoroutine(self.services.runs.stop())
-        )
-        backends = [maybeDeferred(agent.backend.stopService) for agent in self.services.agents]
-        for connection in self.wiring.factory.open_connections:
-            connection.close(CloseCause.DRAIN, CloseCode.RESTART, "service restart")
-        await self._connections_gone()
-        await DeferredList(backends, consumeErrors=True)
-        await self.store.stopService()
+        if self._starting is not None:
+            self._starting.cancel()
+        await Drain(self.wiring, self._listeners).run()
         self._log.info("gateway stopped")
-        if self._log_file is not None:
-            self._log_file.remove(globalLogPublisher)
-        self.state.unlock()
-
-    async def _connections_gone(self) -> None:
-        """Wait until every close frame was answered or its grace is over."""
-        deadline = self.clock.seconds() + self.config.limits.close_grace_s + 0.2
-        while len(self.wiring.factory) and self.clock.seconds() < deadline:
-            await deferLater(self.clock, 0.02, lambda: None)
-
-    async def _within(self, seconds: float, work: Deferred[Any]) -> None:
-        work.addTimeout(seconds, self.clock)
-        try:
-            await work
-        except Exception:
-            self._log.failure("draining took too long; going on")
+        self._let_go()
 
     # -- parts
 
@@ -301,20 +351,9 @@ class GatewayService(Service):
             return True
         return bearer is not None and auth.secret is not None and same_secret(bearer, auth.secret)
 
-    def _base_dir(self) -> Path:
-        path = self._loaded.path
-        return path.parent if path is not None else Path.cwd()
-
 
 def _tail_payload(result: logfile.TailResult) -> dict[str, Any]:
-    return {
-        "file": result.file,
-        "cursor": result.cursor,
-        "size": result.size,
-        "lines": result.lines,
-        "truncated": result.truncated,
-        "reset": result.reset,
-    }
+    return {name: value for name, value in result._asdict().items() if name != "skipped_bytes"}
 
 
 def make_gateway(gateway: GatewayService) -> MultiService:

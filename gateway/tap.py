@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -15,6 +16,9 @@ from gateway.config import load
 from gateway.errors import StartError
 from gateway.runtime import SystemClock, SystemEntropy, use_steady_time
 from gateway.statedir import StateDirectory, default_path
+
+if TYPE_CHECKING:
+    from gateway.service import GatewayService
 
 DEFAULT_PIDFILE = "twistd.pid"
 
@@ -68,30 +72,58 @@ def _pidfile_named() -> bool:
 
 
 def makeService(options: Options) -> IService:
-    """Return the gateway and its pruner. Raises SystemExit with one line where it can not be made."""
+    """Return the gateway and its pruner. Raises SystemExit with one line where it can not be made.
+
+    For a command it takes what it needs at once: before twistd forks and writes its pidfile, a failure
+    is one line on the terminal, and nothing stays behind.
+    """
     install_default_reactor()
-    from twisted.internet import reactor
-
-    from gateway.service import GatewayService, make_gateway
-
-    if not reactor.getDelayedCalls():
-        use_steady_time(reactor)
-    environ = os.environ
+    parent: Any = options.parent
     try:
-        config = options["config"]
-        loaded = load(Path(config) if config else None, environ)
-        state = options["state-dir"] or environ.get("GATEWAY_STATE_DIR")
-        token_file = options["token-file"]
-        gateway = GatewayService(
-            loaded=loaded,
-            listen_specs=options["listen"] or loaded.config.server.listen,
-            state=StateDirectory(Path(state) if state else default_path()),
-            token_file=Path(token_file) if token_file else None,
-            environ=environ,
-            reactor=reactor,
-            clock=SystemClock(reactor),
-            entropy=SystemEntropy(),
-        )
+        gateway = _gateway(options)
+        if parent is not None:
+            gateway.take(forks=not parent.get("nodaemon", True))
+            gateway.reactor.addSystemEventTrigger("before", "shutdown", _ignore_signals)
     except StartError as error:
         raise SystemExit(f"gateway: {error}") from error
+    from gateway.service import make_gateway
+
     return make_gateway(gateway)
+
+
+def _ignore_signals() -> None:
+    """Let a second signal change nothing: the reactor would log that it can't be stopped twice."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _gateway(options: Options) -> GatewayService:
+    environ = os.environ
+    config = options["config"]
+    # First of all, since nearly every mistake is found here and the rest takes time to load.
+    loaded = load(Path(config) if config else None, environ)
+    from twisted.internet import reactor
+
+    from gateway.service import GatewayService
+
+    if not (reactor.running or reactor.getDelayedCalls()):
+        use_steady_time(reactor)
+    token_file = options["token-file"]
+    return GatewayService(
+        loaded=loaded,
+        listen_specs=options["listen"] or loaded.config.server.listen,
+        state=_state_directory(options["state-dir"] or environ.get("GATEWAY_STATE_DIR")),
+        # Absolute, since a daemon changes its directory.
+        token_file=Path(token_file).absolute() if token_file else None,
+        environ=environ,
+        reactor=reactor,
+        clock=SystemClock(reactor),
+        entropy=SystemEntropy(),
+    )
+
+
+def _state_directory(named: str | None) -> StateDirectory:
+    try:
+        return StateDirectory(Path(named) if named else default_path())
+    except RuntimeError as error:  # a ~ that is nobody's
+        raise StartError(f"state directory {named or ''}: {error}") from error

@@ -79,6 +79,13 @@ def environment(clock: IClock, agent_id: str = "main", **parts: Any) -> BackendE
     return BackendEnvironment(agent_id=agent_id, clock=clock, **{**made, **parts})
 
 
+def memory_store(clock: IClock) -> SQLStore:
+    """Return an open store in memory, which answers at once."""
+    store = SQLStore("sqlite://", clock=clock, call_from_thread=_here, threads=False)
+    store.open()
+    return store
+
+
 def memory_gateway(
     *,
     clock: FakeClock | None = None,
@@ -86,14 +93,16 @@ def memory_gateway(
     backends: Mapping[str, IAgentBackend] | None = None,
     store: IStore | None = None,
     secret: str | None = TOKEN,
+    entropy: IEntropy | None = None,
 ) -> Wiring:
     """Return a whole gateway in memory: fake clock, SQLite in memory, no port, no thread.
 
     ``backends`` are the agents by id, the first being the default; without any it is one demo agent
-    called main. The store is open; nothing else was started.
+    called main. Ends of runs are announced at once. The store is open; nothing else was started. Two gateways over one store, as after a
+    restart, need an ``entropy`` each.
     """
     clock = clock or FakeClock()
-    entropy = FakeEntropy()
+    entropy = entropy or FakeEntropy()
     config = config or Config()
     if backends is None:
         backends = {"main": DemoBackend(DemoConfig(), clock)}
@@ -104,8 +113,7 @@ def memory_gateway(
     default = next(iter(agents))
     keys = SessionKeyPolicy.from_config(list(agents), default_agent_id=default)
     if store is None:
-        store = SQLStore("sqlite://", clock=clock, call_from_thread=_here, threads=False)
-        store.open()
+        store = memory_store(clock)
     operations = Operations(
         version=__version__,
         boot_id=entropy.uuid4(),
@@ -129,6 +137,7 @@ def memory_gateway(
         reactor=clock,
     )
     wiring.edge.policy = wiring.door(secret)
+    wiring.services.runs.end_delay_s = 0
     return wiring
 
 

@@ -18,10 +18,9 @@ from gateway.app.hello import Hello
 from gateway.app.hub import Hub
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
-from gateway.app.periodic import Periodic
-from gateway.app.presence import Presence
+from gateway.app.periodic import Measured, Periodic
+from gateway.app.presence import PUBLISH_INTERVAL_S, Presence
 from gateway.app.projection import Projector
-from gateway.app.runlog import RunLog
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
 from gateway.app.voice import Voice
@@ -77,6 +76,7 @@ class Wiring:
             Periodic("tick", self.clock, limits.tick_interval_s, self.tick),
             Periodic("health", self.clock, REFRESH_S, self.services.health.refresh),
             Periodic("connections", self.clock, SWEEP_S, self.factory.sweep),
+            Periodic("presence", self.clock, PUBLISH_INTERVAL_S, self.services.presence.flush),
         )
 
     def door(self, secret: str | None) -> DoorPolicy:
@@ -91,7 +91,8 @@ class Wiring:
     def registries(self) -> list[Sweepable]:
         """Every bounded registry that the pruner sweeps."""
         services = self.services
-        return [services.voice, services.runs.window.claims, services.presence.entries]
+        swept = (services.voice, services.runs.window.claims, services.presence)
+        return [Measured(registry, self.metrics) for registry in swept]
 
     def tick(self) -> None:
         """Tell every client that the gateway is there."""
@@ -116,7 +117,6 @@ class Wiring:
             metrics=self.metrics,
         )
         sessions.knows_busy(runs.busy)
-        runs.add_listener(RunLog(store, clock))
         runs.add_listener(Projector(hub))
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = Presence(

@@ -6,10 +6,12 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 
 from msgspec import UNSET
+from twisted.logger import Logger
 
 from gateway.core.access import covers, digest_of
 from gateway.core.connect import AuthParams, Proven, pairing_required, unauthorized
 from gateway.core.params import given
+from gateway.errors import StoreError, Unavailable
 from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.model import Device, DeviceToken, Principal, Role
 
@@ -31,13 +33,27 @@ class Admitted:
 class Admission:
     """Decides on connect requests that passed every check without the store."""
 
+    _log = Logger()
+
     def __init__(self, *, clock: IClock, entropy: IEntropy, store: IStore) -> None:
         self._clock = clock
         self._entropy = entropy
         self._store = store
 
     async def admit(self, proven: Proven) -> Admitted:
-        """Let a client in. Raises :class:`gateway.core.connect.Refusal`."""
+        """Let a client in.
+
+        Raises :class:`gateway.core.connect.Refusal`, and Unavailable where the store fails.
+        """
+        try:
+            return await self._admit(proven)
+        except StoreError as error:
+            self._log.failure("the store failed on a handshake")
+            raise Unavailable(
+                "the store failed; try again", retryable=True, retry_after_ms=1000
+            ) from error
+
+    async def _admit(self, proven: Proven) -> Admitted:
         if proven.device_id is None:
             return Admitted(self._principal(proven, proven.shared.method))
         device: Device | None = await self._store.get_device(proven.device_id)
@@ -74,7 +90,10 @@ class Admission:
                 proven.protocol,
                 device_token_may_help=shared_reason == "token_mismatch" and not explicit,
             )
-        if not covers(token.scopes, proven.scopes):
+        assert device is not None
+        if proven.role.value not in device.roles:
+            raise unauthorized("device_token_mismatch", proven.protocol)
+        if not covers(token.scopes, proven.scopes) or not covers(device.scopes, proven.scopes):
             reason = "scope_mismatch" if proven.protocol >= 4 else "device_token_mismatch"
             raise unauthorized(reason, proven.protocol)
         return token

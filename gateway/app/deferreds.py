@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from gateway.errors import BackendError, GatewayError
 
 T = TypeVar("T")
 
+_log = Logger()
+
 
 def shielded(work: Deferred[T]) -> Deferred[T]:
-    """Return a Deferred with the result of ``work``; cancelling it leaves ``work`` going."""
+    """Return a Deferred with the result of ``work``; cancelling it leaves ``work`` going.
+
+    A failure that then has nobody to go to is logged, unless it is one that is meant for a client.
+    """
     waiting: Deferred[T] = Deferred()
 
-    def done(result: object) -> None:
+    def done(result: T | Failure) -> None:
         if not waiting.called:
-            waiting.callback(result)  # type: ignore[arg-type]
+            waiting.callback(result)
+        elif isinstance(result, Failure) and not result.check(GatewayError):
+            _log.failure("nobody waits any more for what failed", failure=result)
 
     work.addBoth(done)
     return waiting
+
+
+class Link:
+    """A callback that can be let go of.
+
+    What is not under our control (a backend, a store) may keep its Deferred for ever, and with it the
+    Deferred's callbacks. A link that was used or cut keeps nothing else alive.
+    """
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: Callable[[Any], object]) -> None:
+        self._target: Callable[[Any], object] | None = target
+
+    def __bool__(self) -> bool:
+        return self._target is not None
+
+    def __call__(self, result: Any) -> None:
+        """Pass a result or Failure on, once. What fails after that is only logged."""
+        target, self._target = self._target, None
+        if target is not None:
+            target(result)
+        elif isinstance(result, Failure) and not result.check(CancelledError, BackendError):
+            _log.warn("failed after it was let go of: {error!r}", error=result.value)
+
+    def cut(self) -> None:
+        """Let go of the target."""
+        self._target = None

@@ -3,11 +3,13 @@
 Every path ends in :meth:`Drive.finish`: the backend returned, raised before or after it started, hung
 until the timeout, was aborted, or gave what can't be encoded. The end is stored, then announced; the
 announcement waits for the store at most :data:`STORE_PATIENCE_S`, so that the end always arrives.
+
+Neither a backend that ignores its cancellation nor a store that never answers keeps a run alive: both
+hold nothing but a :class:`gateway.app.deferreds.Link`, which the end of the run empties.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -17,15 +19,27 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
+from gateway.app.deferreds import Link
+from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
-from gateway.core.run import EncodeFailed, Run, RunOutcome, RunOutput
+from gateway.core.lanes import Lanes
+from gateway.core.run import Run, RunOutcome, RunOutput
 from gateway.errors import BackendError
 from gateway.interfaces import IClock, IStore
-from gateway.model import Message, RunResult, RunState, TurnEnd
+from gateway.model import Message, RunResult, RunState, TurnEnd, Usage
 
 STORE_PATIENCE_S = 1.0
 """How long the end of a run waits for the store before it is announced."""
+
+MAX_TOKENS = 2**53
+"""The largest whole number that every reader of JSON knows exactly."""
+
+AGENT_FAILED = "the agent failed (see the gateway's log)"
+UNENCODABLE = "the agent's result could not be encoded"
+
+# Of the module, not of the class: a Logger of the class would put each drive into its log events.
+_log = Logger()
 
 
 class Host(Protocol):
@@ -34,7 +48,10 @@ class Host(Protocol):
     clock: IClock
     store: IStore
     sessions: Sessions
+    lanes: Lanes
+    log: RunLog
     delta_interval_s: float
+    end_delay_s: float
 
     def dispatch(self, output: RunOutput) -> None:
         """Hand an output to the listeners."""
@@ -46,8 +63,6 @@ class Host(Protocol):
 class Drive:
     """One run, its backend, its timeout."""
 
-    _log = Logger()
-
     def __init__(self, run: Run, host: Host) -> None:
         self.run = run
         self.accepted = False
@@ -56,27 +71,33 @@ class Drive:
         self._doomed: str | None = None
         self._sink: Sink | None = None
         self._work: Deferred[RunResult] | None = None
+        self._link: Link | None = None
         self._timeout: IDelayedCall | None = None
 
-    def accept(self) -> bool:
-        """The store has the run; return whether it may go (it was not aborted meanwhile)."""
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for its turn in the session."""
+        return self.accepted and self.run.state is RunState.ACCEPTED
+
+    def accept(self) -> None:
+        """The store has the run: from now on it can go, or end as an abort meanwhile asked for."""
         self.accepted = True
-        if self._doomed is None:
-            return True
-        self.finish(RunState.ABORTED, stop_reason=self._doomed)
-        return False
+        if self._doomed is not None:
+            self.finish(RunState.ABORTED, stop_reason=self._doomed)
 
     def abort(self, stop_reason: str) -> None:
         """End the run, as soon as the store has it."""
         if self.accepted:
             self.finish(RunState.ABORTED, stop_reason=stop_reason)
-        else:
+        elif self._doomed is None:
             self._doomed = stop_reason
 
     def launch(self, agent: Agent | None) -> None:
         """Give the run to its agent."""
         run, host = self.run, self._host
         host.dispatch(run.start(host.clock.now_ms()))
+        if run.state.terminal:
+            return  # a listener ended it
         if agent is None:
             error = f'Agent "{run.request.agent_id}" no longer exists in configuration'
             self.finish(RunState.FAILED, error=error)
@@ -84,30 +105,39 @@ class Drive:
         timeout_s = agent.timeout_s if run.request.timeout_s is None else run.request.timeout_s
         if timeout_s > 0:
             self._timeout = host.clock.callLater(timeout_s, self.abort, "timeout")
-        sink = self._sink = Sink(
+        sink = self._sink = self._make_sink()
+        request = msgspec.structs.replace(run.request, session_id=run.session_id)
+        link = self._link = Link(self._done)
+        work = maybeDeferred(agent.backend.start, request, sink)
+        if run.state.terminal:
+            _let_go(work, run.run_id)  # what it said before it returned ended the run
+        else:
+            self._work = work
+        work.addBoth(link)
+
+    def _make_sink(self) -> Sink:
+        run, host = self.run, self._host
+        lanes, key = host.lanes, run.session_key
+        return Sink(
             run,
             clock=host.clock,
             store=host.store,
             interval_s=host.delta_interval_s,
             emit=host.dispatch,
             overflow=lambda text: self.finish(RunState.FAILED, error=text),
+            unfinished=lambda: lanes.runs(key),
         )
-        request = msgspec.structs.replace(run.request, session_id=run.session_id)
-        work = self._work = maybeDeferred(agent.backend.start, request, sink)
-        work.addCallbacks(self._succeeded, self._failed)
-        work.addErrback(lambda failure: self._log.failure("ending a run failed", failure=failure))
 
     def finish(self, state: RunState, **how: Any) -> None:
         """End the run: the first call counts."""
         run, now_ms = self.run, self._host.clock.now_ms()
         try:
             outputs = run.finish(state, now_ms, **how)
-        except EncodeFailed as failed:
-            self._log.error(
-                "run {run}: its result has no JSON form: {error}", run=run.run_id, error=failed
+        except Exception as error:
+            _log.error(
+                "run {run}: its result has no JSON form: {error}", run=run.run_id, error=error
             )
-            error = "the agent's result could not be encoded"
-            outputs = run.finish(RunState.FAILED, now_ms, error=error)
+            outputs = run.finish(RunState.FAILED, now_ms, error=UNENCODABLE)
         if not outputs:
             return
         self._release()
@@ -117,67 +147,90 @@ class Drive:
         end = TurnEnd(
             run=run.record(outcome),
             messages=self._host.sessions.answer_of(run, outcome),
-            events=tuple(output.record() for output in outputs),
+            events=(
+                *self._host.log.take(run.run_id),
+                *(output.record() for output in outputs),
+            ),
             input_tokens=usage.input_tokens if usage else 0,
             output_tokens=usage.output_tokens if usage else 0,
         )
-        self._store_then(end, lambda messages: self._announce(outputs, outcome, messages))
+        self._store(end, Link(lambda messages: self._announce(outputs, outcome, messages)))
 
     def _release(self) -> None:
         """Let go of everything: no more text, no timeout, no backend."""
-        sink, work, timeout = self._sink, self._work, self._timeout
-        self._sink = self._work = self._timeout = None
+        sink, work, link, timeout = self._sink, self._work, self._link, self._timeout
+        self._sink = self._work = self._link = self._timeout = None
         if sink is not None:
             sink.close()
         if timeout is not None and timeout.active():
             timeout.cancel()
+        if link is not None:
+            link.cut()
         if work is not None:
-            work.cancel()
+            _let_go(work, self.run.run_id)
 
-    def _succeeded(self, result: RunResult) -> None:
-        self.finish(
-            RunState.DONE,
-            stop_reason=result.stop_reason,
-            usage=result.usage,
-            provider=result.provider,
-            model=result.model,
-        )
+    def _done(self, result: RunResult | Failure) -> None:
+        """The backend is done, one way or the other."""
+        self._work = None
+        if isinstance(result, Failure):
+            self._failed(result)
+        elif isinstance(result, RunResult) and _countable(result.usage):
+            self.finish(
+                RunState.DONE,
+                stop_reason=result.stop_reason,
+                usage=result.usage,
+                provider=result.provider,
+                model=result.model,
+            )
+        else:
+            _log.error(
+                "run {run}: its backend gave {result!r:.200}", run=self.run.run_id, result=result
+            )
+            self.finish(RunState.FAILED, error=AGENT_FAILED)
 
     def _failed(self, failure: Failure) -> None:
-        error, run_id = failure.value, self.run.run_id
+        error = failure.value
         if isinstance(error, BackendError):
             self.finish(
                 RunState.FAILED,
                 error=error.message,
                 error_kind=error.kind,
-                error_detail=dict(error.detail) if error.detail else None,
+                error_detail=error.detail,
             )
         elif isinstance(error, CancelledError):
             self.finish(RunState.ABORTED, stop_reason="aborted")
         else:
-            self._log.failure("run {run}: its backend failed", failure=failure, run=run_id)
-            self.finish(RunState.FAILED, error="the agent failed (see the gateway's log)")
+            _log.failure("run {run}: its backend failed", failure=failure, run=self.run.run_id)
+            self.finish(RunState.FAILED, error=AGENT_FAILED)
 
-    def _store_then(self, end: TurnEnd, announce: Callable[[tuple[Message, ...]], None]) -> None:
-        said = False
+    def _store(self, end: TurnEnd, announce: Link) -> None:
+        """Store the end, then announce it; whoever waits is told after a second in any case."""
+        host, run = self._host, end.run
+        sessions, patience = host.sessions, None
+        run_id, key, agent_id = run.run_id, run.session_key, run.agent_id
 
-        def once(messages: tuple[Message, ...]) -> None:
-            nonlocal said
-            if not said:
-                said = True
-                if patience.active():
+        def stored(messages: tuple[Message, ...]) -> None:
+            if announce:
+                if patience is not None:
                     patience.cancel()
-                announce(messages)
+                early = host.end_delay_s - (host.clock.now_ms() - run.accepted_at_ms) / 1000
+                if 0 < early <= host.end_delay_s:
+                    # A real client waits for ever if the end comes in one read with the answer.
+                    host.clock.callLater(early, announce, messages)
+                else:
+                    announce(messages)
+            else:
+                sessions.announce_answer(key, agent_id, messages)
 
-        def failed(failure: Failure) -> None:
-            run_id = end.run.run_id
-            self._log.failure("run {run}: its end was not stored", failure=failure, run=run_id)
-            once(())
+        def failed(failure: Failure) -> tuple[Message, ...]:
+            _log.failure("run {run}: its end was not stored", failure=failure, run=run_id)
+            return ()
 
-        patience = self._host.clock.callLater(STORE_PATIENCE_S, once, ())
-        stored = self._host.store.finish_turn(end)
-        stored.addCallbacks(once, failed)
-        stored.addErrback(lambda failure: self._log.failure("announcing an end", failure=failure))
+        storing: Deferred[Any] = maybeDeferred(host.store.finish_turn, end)
+        storing.addErrback(failed).addCallback(stored)
+        storing.addErrback(lambda failure: _log.failure("announcing an end", failure=failure))
+        if announce:
+            patience = host.clock.callLater(STORE_PATIENCE_S, announce, ())
 
     def _announce(
         self, outputs: list[RunOutput], outcome: RunOutcome, messages: tuple[Message, ...]
@@ -185,7 +238,7 @@ class Drive:
         run = self.run
         for output in outputs:
             self._host.dispatch(output)
-        self._log.info(
+        _log.info(
             "run ended run={run} session={session} agent={agent} state={state}",
             run=run.run_id,
             session=run.session_key,
@@ -194,3 +247,19 @@ class Drive:
             durationMs=outcome.ended_at_ms - run.accepted_at_ms,
         )
         self._host.ended(run, outcome, messages)
+
+
+def _countable(usage: Any) -> bool:
+    """Whether numbers of tokens are such as can be added up and stored; other types are told later."""
+    if not isinstance(usage, Usage):
+        return True
+    counts = (usage.input_tokens, usage.output_tokens)
+    return all(not isinstance(count, int) or 0 <= count <= MAX_TOKENS for count in counts)
+
+
+def _let_go(work: Deferred[Any], run_id: str) -> None:
+    """Cancel a backend's work; one that does not know how to be cancelled ends nothing but itself."""
+    try:
+        work.cancel()
+    except Exception:
+        _log.failure("run {run}: its backend could not be cancelled", run=run_id)

@@ -1,4 +1,8 @@
-"""The health snapshot: made every minute, sent to everybody, answered from the cache in between."""
+"""The health snapshot: made every minute, sent to everybody, answered from the cache in between.
+
+Everybody may know that the gateway is well. Which sessions there are is for those who may read: session
+keys name people.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from typing import Any
 import msgspec
 
 from gateway.app.agents import Agent, AgentDirectory
+from gateway.app.context import Caller
 from gateway.app.hub import Hub
+from gateway.core.access import READ
 from gateway.core.events import Event
 from gateway.core.frames import encode
 from gateway.interfaces import IClock, IStore
@@ -30,6 +36,13 @@ class Health:
         """Set by the composition root: the presence list's version."""
         self.version = 0
         self.snapshot = msgspec.Raw(b"{}")
+        """As those see it who may read."""
+        self.reduced = msgspec.Raw(b"{}")
+        """As everybody else sees it."""
+
+    def seen_by(self, caller: Caller) -> msgspec.Raw:
+        """Return the snapshot as a caller may see it."""
+        return self.snapshot if READ in caller.scopes else self.reduced
 
     def state_version(self) -> dict[str, int]:
         """Return the versions that ride on presence and health events."""
@@ -38,24 +51,42 @@ class Health:
     async def refresh(self) -> None:
         """Make a new snapshot and send it to everybody."""
         started = self._clock.seconds()
-        page: SessionPage = await self._store.find_sessions(SessionQuery(limit=RECENT))
+        whole: SessionPage = await self._store.find_sessions(SessionQuery(limit=RECENT))
+        pages: dict[str, SessionPage] = {}
+        for agent in self._agents:
+            query = SessionQuery(limit=RECENT, agent_id=agent.agent_id)
+            pages[agent.agent_id] = await self._store.find_sessions(query)
         now_ms = self._clock.now_ms()
-        sessions = _sessions(page, now_ms)
-        snapshot = {
-            "ok": True,
-            "ts": now_ms,
-            "durationMs": round((self._clock.seconds() - started) * 1000),
-            "channels": {},
-            "channelOrder": [],
-            "channelLabels": {},
-            "heartbeatSeconds": 0,
-            "defaultAgentId": self._agents.default_id,
-            "agents": [self._agent(agent, sessions) for agent in self._agents],
-            "sessions": sessions,
-        }
-        self.snapshot = msgspec.Raw(encode(snapshot))
+        duration_ms = round((self._clock.seconds() - started) * 1000)
+
+        def encoded(*, recent: bool) -> msgspec.Raw:
+            snapshot = {
+                "ok": True,
+                "ts": now_ms,
+                "durationMs": duration_ms,
+                "channels": {},
+                "channelOrder": [],
+                "channelLabels": {},
+                "heartbeatSeconds": 0,
+                "defaultAgentId": self._agents.default_id,
+                "agents": [
+                    self._agent(agent, _sessions(pages[agent.agent_id], now_ms, recent=recent))
+                    for agent in self._agents
+                ],
+                "sessions": _sessions(whole, now_ms, recent=recent),
+            }
+            return msgspec.Raw(encode(snapshot))
+
+        self.snapshot, self.reduced = encoded(recent=True), encoded(recent=False)
         self.version += 1
-        self._hub.broadcast(Event("health", self.snapshot, state_version=self.state_version()))
+        self._broadcast()
+
+    def _broadcast(self) -> None:
+        version = self.state_version()
+        full = Event("health", self.snapshot, state_version=version)
+        self._hub.broadcast_where(full, lambda caller: READ in caller.scopes)
+        reduced = Event("health", self.reduced, state_version=version)
+        self._hub.broadcast_where(reduced, lambda caller: READ not in caller.scopes)
 
     def _agent(self, agent: Agent, sessions: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -74,11 +105,12 @@ class Health:
         }
 
 
-def _sessions(page: SessionPage, now_ms: int) -> dict[str, Any]:
+def _sessions(page: SessionPage, now_ms: int, *, recent: bool) -> dict[str, Any]:
+    shown = page.sessions if recent else ()
     return {
         "path": "store",
         "count": page.total,
-        "recent": [_recent(session, now_ms) for session in page.sessions],
+        "recent": [_recent(session, now_ms) for session in shown],
     }
 
 

@@ -78,7 +78,7 @@ class Hello:
             }
         snapshot: dict[str, Any] = {
             "presence": services.presence.list() if READ in caller.scopes else [],
-            "health": services.health.snapshot,
+            "health": services.health.seen_by(caller),
             "stateVersion": services.health.state_version(),
             "uptimeMs": max(0, services.clock.now_ms() - services.operations.started_at_ms),
             "sessionDefaults": defaults,

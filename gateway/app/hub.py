@@ -8,8 +8,7 @@ sessions it watches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.logger import Logger
 
@@ -26,6 +25,26 @@ SESSION_SCOPED = "session-scoped-events"
 _SCOPED_EVENTS = frozenset({"agent", "chat", "session.tool"})
 
 
+class _Audience:
+    """The connections that may see one event, by protocol version."""
+
+    __slots__ = ("plain", "scoped")
+
+    def __init__(self, name: str, connections: Iterable[IConnection]) -> None:
+        self.plain: dict[int, list[IConnection]] = {}
+        self.scoped: list[IConnection] = []
+        """Those that want it only of the sessions they watch."""
+        narrow = name in _SCOPED_EVENTS
+        for connection in connections:
+            caller: Caller = connection.caller
+            if name not in caller.events:
+                continue
+            if narrow and SESSION_SCOPED in caller.caps:
+                self.scoped.append(connection)
+            else:
+                self.plain.setdefault(connection.protocol, []).append(connection)
+
+
 class Hub:
     """All authenticated connections and their subscriptions."""
 
@@ -36,6 +55,10 @@ class Hub:
         self._maximum = maximum
         self._per_principal = per_principal
         self._connections: dict[str, IConnection] = {}
+        self._held: dict[str, int] = {}
+        """Connections that count against their principal's budget, by actor."""
+        self._audiences: dict[str, _Audience] = {}
+        """Who may see an event, by its name; found again whenever a connection comes or goes."""
         self._followers: set[str] = set()
         self._watched: dict[str, set[str]] = {}
 
@@ -56,26 +79,33 @@ class Hub:
         if len(self._connections) >= self._maximum:
             raise Unavailable("too many connections", retryable=True, retry_after_ms=5000)
         caller: Caller = connection.caller
-        if (
-            self._per_principal
-            and not caller.peer.local
-            and self._held(caller) >= self._per_principal
-        ):
-            raise Unavailable("too many connections of this principal", retryable=True)
+        actor = self._budgeted(caller)
+        if actor is not None:
+            held = self._held.get(actor, 0)
+            if held >= self._per_principal:
+                raise Unavailable("too many connections of this principal", retryable=True)
+            self._held[actor] = held + 1
         self._connections[connection.conn_id] = connection
+        self._audiences.clear()
         self._metrics.connection_opened(caller.principal.role.value, caller.protocol)
 
-    def _held(self, caller: Caller) -> int:
-        actor = caller.principal.actor
-        return sum(c.caller.principal.actor == actor for c in self._connections.values())
+    def _budgeted(self, caller: Caller) -> str | None:
+        """Return whose budget a connection counts against; None for local ones and without budgets."""
+        return caller.principal.actor if self._per_principal and not caller.peer.local else None
 
     def remove(self, connection: IConnection) -> bool:
         """Forget a connection and its subscriptions; return whether it was there."""
         if self._connections.pop(connection.conn_id, None) is None:
             return False
+        self._audiences.clear()
         self._followers.discard(connection.conn_id)
         self._watched.pop(connection.conn_id, None)
         caller: Caller = connection.caller
+        actor = self._budgeted(caller)
+        if actor is not None:
+            self._held[actor] -= 1
+            if not self._held[actor]:
+                del self._held[actor]
         self._metrics.connection_ended(caller.principal.role.value, caller.protocol)
         return True
 
@@ -107,32 +137,46 @@ class Hub:
 
     def broadcast(self, event: Event) -> None:
         """Send an event to every connection that may see it."""
+        audience = self._audience(event.spec.name)
+        self._send(event, [*audience.plain.items(), *_by_version(audience.scoped)])
+
+    def broadcast_where(self, event: Event, wanted: Callable[[Caller], bool]) -> None:
+        """Send an event to every connection that may see it and whose caller is ``wanted``."""
         name = event.spec.name
-        self._send(event, [c for c in self._connections.values() if name in c.caller.events])
+        chosen = [
+            connection
+            for connection in self._connections.values()
+            if name in connection.caller.events and wanted(connection.caller)
+        ]
+        self._send(event, _by_version(chosen))
 
     def broadcast_session(self, event: Event, session_key: str) -> None:
         """Send an event of a session to every connection that may see it and wants this session."""
-        name = event.spec.name
-        scoped = name in _SCOPED_EVENTS
-        audience = []
-        for connection in self._connections.values():
-            caller: Caller = connection.caller
-            if name not in caller.events:
-                continue
-            if (
-                scoped
-                and SESSION_SCOPED in caller.caps
-                and not self.watches(connection.conn_id, session_key)
-            ):
-                continue
-            audience.append(connection)
-        self._send(event, audience)
+        audience = self._audience(event.spec.name)
+        if not audience.scoped:
+            self._send(event, audience.plain.items())
+            return
+        watching = [c for c in audience.scoped if self.watches(c.conn_id, session_key)]
+        self._send(event, [*audience.plain.items(), *_by_version(watching)])
 
-    def send_to(self, event: Event, conn_ids: Iterable[str]) -> None:
-        """Send an event to some connections, as far as they are there and may see it."""
+    def send_to(self, event: Event, conn_ids: Iterable[str], session_key: str) -> None:
+        """Send an event of a session to some connections, as far as they are there and may see it."""
         name = event.spec.name
-        found = (self._connections.get(conn_id) for conn_id in conn_ids)
-        self._send(event, [c for c in found if c is not None and name in c.caller.events])
+        chosen = []
+        for connection in filter(None, map(self._connections.get, conn_ids)):
+            caller: Caller = connection.caller
+            scoped = name in _SCOPED_EVENTS and SESSION_SCOPED in caller.caps
+            if name in caller.events and (
+                not scoped or self.watches(connection.conn_id, session_key)
+            ):
+                chosen.append(connection)
+        self._send(event, _by_version(chosen))
+
+    def _audience(self, name: str) -> _Audience:
+        found = self._audiences.get(name)
+        if found is None:
+            found = self._audiences[name] = _Audience(name, self._connections.values())
+        return found
 
     def session_followers(self, session_key: str, *, watched: bool) -> set[str]:
         """Return who follows all sessions or (``watched``) this one."""
@@ -141,15 +185,23 @@ class Hub:
             followers.update(c for c, keys in self._watched.items() if session_key in keys)
         return followers
 
-    def _send(self, event: Event, audience: list[IConnection]) -> None:
-        versions = {connection.protocol for connection in audience}
+    def _send(self, event: Event, audience: Iterable[tuple[int, Sequence[IConnection]]]) -> None:
         # Encoded before any number is taken: what can't be encoded touches no sequence.
-        skipped = {version for version in versions if event.parts(version) is None}
-        for connection in audience:
-            if connection.protocol not in skipped:
-                connection.deliver(event)
+        ready = [group for version, group in audience if event.parts(version) is not None]
+        for group in ready:
+            for connection in group:
+                try:
+                    connection.deliver(event)
+                except Exception:
+                    self._log.failure(
+                        "event {event} was not delivered conn={conn}",
+                        event=event.spec.name,
+                        conn=connection.conn_id,
+                    )
 
-    def close_all(self, cause: Any, code: int, reason: str) -> None:
-        """Close every connection."""
-        for connection in self.connections:
-            connection.close(cause, code, reason)
+
+def _by_version(connections: Iterable[IConnection]) -> list[tuple[int, list[IConnection]]]:
+    groups: dict[int, list[IConnection]] = {}
+    for connection in connections:
+        groups.setdefault(connection.protocol, []).append(connection)
+    return list(groups.items())

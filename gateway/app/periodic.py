@@ -6,7 +6,7 @@ A pass that raises is logged; the next one still runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from gateway.core.registry import Sweepable
 from gateway.interfaces import IClock
+from gateway.metrics import Metrics
 
 
 class Periodic(Service):
@@ -23,31 +24,21 @@ class Periodic(Service):
     _log = Logger()
 
     def __init__(
-        self,
-        name: str,
-        clock: IClock,
-        interval_s: float,
-        work: Callable[[], Any],
-        *,
-        now: bool = False,
+        self, name: str, clock: IClock, interval_s: float, work: Callable[[], Any]
     ) -> None:
         self.name = name
         self.clock = clock
         self.interval_s = interval_s
         self._work = work
-        self._now = now
         self._loop: LoopingCall | None = None
 
     def startService(self) -> None:
-        """Start the beat."""
+        """Start the beat; the first pass is one interval away."""
         super().startService()  # type: ignore[no-untyped-call]
         self._loop = LoopingCall(self._beat)
         self._loop.clock = self.clock
-        self._loop.start(self.interval_s, now=self._now).addErrback(
-            lambda failure: self._log.failure(
-                "{name} stopped beating", failure=failure, name=self.name
-            )
-        )
+        # Its Deferred does not fail, since no pass does.
+        self._loop.start(self.interval_s, now=False)
 
     def stopService(self) -> Any:
         """Stop the beat."""
@@ -62,6 +53,28 @@ class Periodic(Service):
                 "{name}: a pass failed", failure=failure, name=self.name
             )
         )
+
+
+class Sized(Sweepable, Protocol):
+    """A registry that says how much it holds."""
+
+    def __len__(self) -> int:
+        """How many entries there are."""
+
+
+class Measured:
+    """A registry whose sweeps, and what they leave, are counted."""
+
+    def __init__(self, registry: Sized, metrics: Metrics) -> None:
+        self.name = registry.name
+        self._registry = registry
+        self._metrics = metrics
+
+    def sweep(self, now_ms: int) -> int:
+        """Sweep it; return how many entries were removed."""
+        removed = self._registry.sweep(now_ms)
+        self._metrics.registry_swept(self.name, len(self._registry), removed)
+        return removed
 
 
 class Pruner(Periodic):

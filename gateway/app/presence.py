@@ -10,9 +10,13 @@ import msgspec
 from gateway.app.context import Caller
 from gateway.app.hub import Hub
 from gateway.core.events import Event
-from gateway.core.registry import Registry
+from gateway.core.registry import Registry, RegistryFull
 from gateway.interfaces import IClock
 from gateway.model import Struct
+
+PUBLISH_INTERVAL_S = 1.0
+"""Least time between two broadcasts of the list: a thousand clients that come back at once are one
+change for those who watch, not a thousand lists to a thousand of them."""
 
 UNTRACKED_MODES = frozenset({"cli", "backend", "probe"})
 """Clients that come for one call are no presence."""
@@ -40,7 +44,12 @@ class PresenceEntry(Struct, frozen=True, kw_only=True):
 
 
 class Presence:
-    """The presence list. Entries die 5 minutes after their last sign of life; connected ones stay."""
+    """The presence list. Entries die 5 minutes after their last sign of life; connected ones stay.
+
+    It is a Sweepable.
+    """
+
+    name = "presence"
 
     def __init__(
         self,
@@ -66,11 +75,22 @@ class Presence:
             in_use=lambda entry: entry[0] in self._connected,
         )
         self.version = 1
+        self._published_at: float | None = None
+        self._due = False
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def sweep(self, now_ms: int) -> int:
+        """Remove the entries that have expired; return how many there were."""
+        removed = self.entries.sweep(now_ms)
+        self.version += bool(removed)
+        return removed
 
     def list(self) -> list[PresenceEntry]:
         """Return all entries, the gateway's own first, then the newest first."""
         now_ms = self._clock.now_ms()
-        self.entries.sweep(now_ms)
+        self.sweep(now_ms)
         text = f"Gateway: {self._host} · app {self._gateway_version} · mode gateway · reason self"
         own = PresenceEntry(
             ts=now_ms,
@@ -80,8 +100,8 @@ class Presence:
             mode="gateway",
             reason="self",
         )
-        others = sorted((entry for _, entry in self.entries), key=lambda e: -e.ts)
-        return [own, *others]
+        newest_first = reversed([entry for _, entry in self.entries])
+        return [own, *sorted(newest_first, key=lambda entry: -entry.ts)]
 
     def joined(self, caller: Caller) -> bool:
         """Enter a connection; return whether it is one that presence tracks."""
@@ -128,8 +148,25 @@ class Presence:
         """Enter what a ``system-event`` says of somebody."""
         self._put(key, entry)
 
-    def publish(self) -> None:
-        """Broadcast the list."""
+    def publish(self, *, at_once: bool = False) -> None:
+        """Broadcast the list: now, or with the next beat if that was done a moment ago.
+
+        ``at_once`` does not wait: for what somebody reports, rather than who comes and goes.
+        """
+        now = self._clock.seconds()
+        last = self._published_at
+        if not at_once and last is not None and now - last < PUBLISH_INTERVAL_S:
+            self._due = True
+        else:
+            self._broadcast(now)
+
+    def flush(self) -> None:
+        """Broadcast the list if that is due (done by one beat a second)."""
+        if self._due:
+            self._broadcast(self._clock.seconds())
+
+    def _broadcast(self, now: float) -> None:
+        self._published_at, self._due = now, False
         payload: dict[str, Any] = {"presence": self.list()}
         self._hub.broadcast(Event("presence", payload, state_version=self._state_version()))
 
@@ -139,8 +176,11 @@ class Presence:
         return (device_id if caller.is_node and device_id else caller.conn_id).lower()
 
     def _put(self, key: str, entry: PresenceEntry) -> None:
-        key = key.lower()
-        if key not in self.entries and len(self.entries) >= self.entries.maximum:
+        """Enter as the newest. A full list loses its oldest entry, a connected one only if all are."""
+        key, now_ms = key.lower(), self._clock.now_ms()
+        try:
+            self.entries.put(key, (key, entry), now_ms)
+        except RegistryFull:
             self.entries.pop_oldest()
-        self.entries.put(key, (key, entry), self._clock.now_ms())
+            self.entries.put(key, (key, entry), now_ms)
         self.version += 1

@@ -35,8 +35,8 @@ class Projector:
         run = output.run
         recipients = {run.conn_id} if run.tool_recipient and run.conn_id else set()
         if recipients:
-            self._hub.send_to(agent_event(output), recipients)
+            self._hub.send_to(agent_event(output), recipients, run.session_key)
         followers = self._hub.session_followers(run.session_key, watched=False) - recipients
         if followers:
-            payload = tool_payload(output)
-            self._hub.send_to(Event("session.tool", payload, group=run.run_id), followers)
+            event = Event("session.tool", tool_payload(output), group=run.run_id)
+            self._hub.send_to(event, followers, run.session_key)

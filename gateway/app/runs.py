@@ -7,61 +7,41 @@ between acceptance and end is in :mod:`gateway.app.drive`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.logger import Logger
 
 from gateway.app.agents import AgentDirectory
 from gateway.app.deferreds import shielded
-from gateway.app.drive import Drive
+from gateway.app.drive import STORE_PATIENCE_S, Drive
+from gateway.app.recovery import interrupt, outcome_of, recover
+from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
+from gateway.app.turn import Started, Turn
 from gateway.config import LimitsConfig
 from gateway.core.idempotency import Answer, IdempotencyWindow
 from gateway.core.lanes import LaneFull, Lanes
 from gateway.core.registry import RegistryFull
-from gateway.core.run import Run, RunOutcome, RunOutput
-from gateway.errors import GatewayError, InvalidRequest, StoreError, Unavailable, VersionConflict
+from gateway.core.run import Run, RunOutcome, RunOutput, Waiter
+from gateway.errors import InvalidRequest, StoreError, Unavailable, VersionConflict
 from gateway.interfaces import IClock, IEntropy, IStore, RunListener
 from gateway.metrics import Metrics
-from gateway.model import Message, RunRecord, RunRequest, RunState, TurnEnd
+from gateway.model import Message, RunRecord, RunState
 
 MAX_ACTIVE = 10_000
 """Runs that may be accepted or running at once, over all sessions."""
 
+END_DELAY_S = 0.1
+"""The end of a run is not announced sooner than this after it was accepted: the newer terminal UI waits
+for ever if the end of a run reaches it in one read with the answer to the request that started it."""
+
 STOP_PATIENCE_S = 2.0
-"""How long one run's end is waited for when the gateway stops."""
+"""How long the ends of all runs are waited for when the gateway stops."""
 
 MAX_AWAITED = 1_000
 """Runs that may be waited for before they exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One request for a run, checked and with its keys canonical."""
-
-    request: RunRequest
-    message: Message
-    """The user's message as the transcript keeps it."""
-    fingerprint: str
-    origin: str
-    actor: str
-    conn_id: str | None = None
-    wants_tools: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """What became of a request for a run. ``outcome`` is set if the run has ended before."""
-
-    run_id: str
-    fresh: bool
-    message_seq: int | None = None
-    accepted_at_ms: int = 0
-    outcome: RunOutcome | None = None
 
 
 class Runs:
@@ -85,6 +65,7 @@ class Runs:
         self._agents = agents
         self.sessions = sessions
         self.delta_interval_s = limits.delta_interval_ms / 1000
+        self.end_delay_s = END_DELAY_S
         self._metrics = metrics
         self.epoch = entropy.uuid4()
         """Distinguishes the logs of this process from those of another."""
@@ -92,9 +73,11 @@ class Runs:
         self.window = IdempotencyWindow(
             maximum=limits.idempotency_max, ttl_ms=int(limits.idempotency_ttl_s * 1000)
         )
+        self.log = RunLog(store, clock)
         self._drives: dict[str, Drive] = {}
-        self._listeners: list[RunListener] = []
-        self._awaited: dict[str, list[Callable[[RunOutcome], None]]] = {}
+        self._listeners: list[RunListener] = [self.log]
+        self._awaited: dict[str, list[Waiter]] = {}
+        self._stopping = False
 
     def __len__(self) -> int:
         return len(self._drives)
@@ -117,14 +100,20 @@ class Runs:
         found = (self.get(run_id) for run_id in self.lanes.runs(session_key))
         return [run for run in found if run is not None]
 
+    # -- for those who ask
+
     def start(self, turn: Turn) -> Deferred[Started]:
         """Accept a run and start it as soon as its session is free.
 
         Who cancels the Deferred only stops waiting: what was begun is carried through. Raises
         InvalidRequest where the key was used for other content, and Unavailable where too many runs
-        wait or the store did not take it; the key is then free again.
+        wait, the store did not take it or the gateway stops; the key is then free again.
         """
-        return shielded(Deferred.fromCoroutine(self._start(turn)))
+        work = Deferred.fromCoroutine(self._start(turn))
+        started = shielded(work)
+        # Only now: whoever asked is answered before the first event of the run.
+        work.addCallback(lambda _: self._go(turn.request.session_key))
+        return started
 
     def abort(self, run_id: str, stop_reason: str) -> bool:
         """End a run now; return whether there was one to end."""
@@ -138,6 +127,23 @@ class Runs:
         """End all runs of a session, the waiting ones first; return their ids."""
         waiting_first = reversed(self.lanes.runs(session_key))
         return [run_id for run_id in waiting_first if self.abort(run_id, stop_reason)]
+
+    async def outcome(self, run_id: str, timeout_s: float) -> RunOutcome | None:
+        """Return how a run ended, also one from before a restart; None if it does not in ``timeout_s``.
+
+        A store that does not answer costs at most a second more. Raises Unavailable.
+        """
+        if run_id not in self.window.claims:
+            reading: Deferred[RunRecord | None] = self.store.get_run(run_id)
+            try:
+                record = await reading.addTimeout(STORE_PATIENCE_S, self.clock)
+            except (StoreError, TimeoutError) as error:
+                self._log.warn("run {run} was not looked up: {error!r}", run=run_id, error=error)
+                record = None
+            outcome = None if record is None else outcome_of(record)
+            if outcome is not None:
+                return outcome
+        return await self.wait(run_id, timeout_s)
 
     def wait(self, run_id: str, timeout_s: float) -> Deferred[RunOutcome | None]:
         """Return how a run ended, as soon as it has; None after ``timeout_s``. Raises Unavailable."""
@@ -157,7 +163,7 @@ class Runs:
                 timer.cancel()
             if fire in waiters:
                 waiters.remove(fire)
-            if not self._awaited.get(run_id, True):
+            if not waiters and self._awaited.get(run_id) is waiters:
                 del self._awaited[run_id]
             return result
 
@@ -166,25 +172,23 @@ class Runs:
         done.addBoth(forget)
         return done
 
+    # -- start and stop
+
     async def recover(self) -> int:
-        """End the runs that a crash left open; return how many there were."""
-        open_runs: tuple[RunRecord, ...] = await self.store.open_runs()
-        for record in open_runs:
-            await self.store.finish_turn(TurnEnd(run=_interrupted(record, self.clock.now_ms())))
-        if open_runs:
-            self._log.warn("{count} runs were open after a crash; ended", count=len(open_runs))
-        return len(open_runs)
+        """End the runs that a crash left open; return how many there were. Raises StoreError."""
+        return await recover(self.store, self.clock.now_ms(), own_epoch=self.epoch)
 
     async def stop(self) -> None:
-        """End every run, and wait until the ends are stored."""
-        for run_id in list(self._drives):
+        """Take no more runs, end every one, and wait until the ends are stored."""
+        self._stopping = True
+        # The newest first, so that none begins because the one before it ended.
+        for run_id in reversed(list(self._drives)):
             self.abort(run_id, "shutdown")
-        while self._drives:
-            run_id = next(iter(self._drives))
-            await self.wait(run_id, STOP_PATIENCE_S)
-            if run_id in self._drives:
-                self._log.error("run {run} did not end", run=run_id)
-                return
+        await gatherResults([self.wait(run_id, STOP_PATIENCE_S) for run_id in self._drives])
+        for run_id in self._drives:
+            self._log.error("run {run} did not end", run=run_id)
+
+    # -- for the drives
 
     def dispatch(self, output: RunOutput) -> None:
         """Hand an output to every listener; one that raises does not keep it from the others."""
@@ -199,18 +203,18 @@ class Runs:
         """The end of a run was announced: settle what hangs on it, and let go of it."""
         self._metrics.run_ended(outcome.state.value)
         self.window.settle(run.run_id, outcome, self.clock.now_ms())
-        self.sessions.ended(run, outcome, messages)
-        waiters, run.waiters = run.waiters, []
-        self._forget(run)
-        for waiter in waiters:
-            try:
-                waiter(outcome)
-            except Exception:
-                self._log.failure("a waiter of run {run} failed", run=run.run_id)
+        self._leave(run)
+        self._announce(self.sessions.ended, run, outcome, messages)
+        self._tell(run.waiters, outcome)
+        self._go(run.session_key)
+
+    # -- inside
 
     async def _start(self, turn: Turn) -> Started:
         run_id = turn.request.run_id
         now_ms = self.clock.now_ms()
+        if self._stopping:
+            raise _busy("the gateway is stopping")
         try:
             answer, claim = self.window.claim(run_id, turn.fingerprint, run_id, now_ms)
         except RegistryFull as error:
@@ -218,13 +222,36 @@ class Runs:
         if answer is Answer.CONFLICT:
             raise _conflict()
         if answer is Answer.SAME:
-            return Started(run_id, fresh=False, outcome=claim.outcome, accepted_at_ms=now_ms)
+            run = self.get(run_id)
+            accepted_at_ms = now_ms if run is None else run.accepted_at_ms
+            return Started(run_id, False, accepted_at_ms=accepted_at_ms, outcome=claim.outcome)
         try:
+            if turn.prepare is not None:
+                await self._prepare(turn, turn.prepare)
             run = self._enter(turn, now_ms)
-        except GatewayError:
+        except Exception:
             self.window.release(run_id)
             raise
         return await self._accept(run, turn)
+
+    async def _prepare(self, turn: Turn, prepare: Callable[[], Awaitable[None]]) -> None:
+        """Do what comes before a run, unless there was a run; repeats of the request wait meanwhile."""
+        request = turn.request
+        try:
+            if await self.store.get_run(request.run_id) is None:
+                await prepare()
+        except Exception as error:
+            outcome = RunOutcome(
+                run_id=request.run_id,
+                session_key=request.session_key,
+                session_id=request.session_id,
+                state=RunState.FAILED,
+                started_at_ms=None,
+                ended_at_ms=self.clock.now_ms(),
+                error=str(error),
+            )
+            self._tell(self._awaited.get(request.run_id, ()), outcome)
+            raise
 
     def _enter(self, turn: Turn, now_ms: int) -> Run:
         """Make the run and put it in its session's lane. Raises Unavailable."""
@@ -245,7 +272,7 @@ class Runs:
             conn_id=turn.conn_id,
             tool_recipient=turn.wants_tools,
         )
-        run.waiters.extend(self._awaited.pop(run.run_id, ()))
+        run.waiters = self._awaited.pop(run.run_id, [])
         self._drives[run.run_id] = Drive(run, self)
         self._metrics.runs_active(len(self._drives))
         return run
@@ -261,15 +288,13 @@ class Runs:
         except StoreError as error:
             self._log.failure("run {run} was not stored", run=run.run_id)
             self._end_unstored(run, f"the session could not be opened: {error}")
-            raise Unavailable("the run could not be stored; try again", retryable=True) from error
+            raise _not_stored() from error
         except Exception:
             self._end_unstored(run, "the session could not be opened")
             raise
         run.session_id = session.session_id
-        self.sessions.accepted(session, message, run)
-        drive = self._drives[run.run_id]
-        if drive.accept() and self.lanes.runs(run.session_key)[0] == run.run_id:
-            self._launch(drive)
+        self._announce(self.sessions.accepted, session, message, run)
+        self._drives[run.run_id].accept()
         return Started(
             run.run_id,
             fresh=True,
@@ -278,44 +303,72 @@ class Runs:
         )
 
     async def _known(self, run: Run, turn: Turn) -> Started:
-        """Answer for a run that the store knows from before: a repeat after a restart, or a conflict."""
-        self._forget(run)
-        self.window.release(run.run_id)
-        record: RunRecord | None = await self.store.get_run(run.run_id)
-        if record is None or record.fingerprint != turn.fingerprint:
+        """Answer for a run that the store knows from before: a repeat after a restart, or a conflict.
+
+        ``run`` never was; who waits for its id is told how the stored one ended.
+        """
+        run_id = run.run_id
+        try:
+            record: RunRecord | None = await self.store.get_run(run_id)
+            if record is None:
+                raise StoreError("it is gone again")
+            outcome = outcome_of(record)
+            if outcome is None:
+                # Nobody here drives it: its end was not stored.
+                outcome = await interrupt(self.store, record, self.clock.now_ms())
+        except StoreError as error:
+            self._log.failure("run {run} was not looked up", run=run_id)
+            failed = run.finish(RunState.FAILED, self.clock.now_ms(), error=str(error))
+            self._drop(run, failed[-1].outcome)
+            raise _not_stored() from error
+        self._drop(run, outcome)
+        self.window.claim(run_id, record.fingerprint, run_id, self.clock.now_ms())
+        self.window.settle(run_id, outcome, self.clock.now_ms())
+        if record.fingerprint != turn.fingerprint:
             raise _conflict()
-        return Started(
-            run.run_id,
-            fresh=False,
-            accepted_at_ms=record.accepted_at_ms,
-            outcome=outcome_of(record),
-        )
+        return Started(run_id, False, accepted_at_ms=record.accepted_at_ms, outcome=outcome)
 
     def _end_unstored(self, run: Run, error: str) -> None:
         """End a run that never reached the store, so that who watched it sees an end."""
-        self.window.release(run.run_id)
         outputs = run.finish(RunState.FAILED, self.clock.now_ms(), error=error)
         for output in outputs:
             self.dispatch(output)
-        waiters, run.waiters = run.waiters, []
-        self._forget(run)
-        for waiter in waiters:
-            if outputs[-1].outcome is not None:
-                waiter(outputs[-1].outcome)
+        self._metrics.run_ended(RunState.FAILED.value)
+        self._drop(run, outputs[-1].outcome)
 
-    def _launch(self, drive: Drive) -> None:
-        drive.launch(self._agents.get(drive.run.request.agent_id))
+    def _drop(self, run: Run, outcome: RunOutcome | None) -> None:
+        """Let go of a run that was never accepted; its key is free again."""
+        assert outcome is not None
+        self.window.release(run.run_id)
+        self._leave(run)
+        self._tell(run.waiters, outcome)
+        self._go(run.session_key)
 
-    def _forget(self, run: Run) -> None:
-        """Drop a run, and let the next one of its session go."""
-        self._drives.pop(run.run_id, None)
+    def _leave(self, run: Run) -> None:
+        del self._drives[run.run_id]
         self._metrics.runs_active(len(self._drives))
-        following = self.lanes.leave(run.session_key, run.run_id)
-        drive = self._drives.get(following) if following is not None else None
-        if drive is not None and drive.accepted and not drive.run.state.terminal:
-            self._launch(drive)
+        self.lanes.leave(run.session_key, run.run_id)
 
-    def _waiters_of(self, run_id: str) -> list[Callable[[RunOutcome], None]]:
+    def _go(self, session_key: str) -> None:
+        """Let the first run of a session go, if it waits for nothing but its turn."""
+        first = self.lanes.runs(session_key)[:1]
+        drive = self._drives[first[0]] if first else None
+        if drive is not None and drive.waiting and not self._stopping:
+            drive.launch(self._agents.get(drive.run.request.agent_id))
+
+    def _tell(self, waiters: Sequence[Waiter], outcome: RunOutcome) -> None:
+        """Tell those who wait for a run. They are Deferreds: they raise nothing, and leave the list."""
+        for waiter in tuple(waiters):
+            waiter(outcome)
+
+    def _announce(self, announce: Callable[..., None], *args: Any) -> None:
+        """Tell those who follow sessions; what goes wrong with that must not touch the run."""
+        try:
+            announce(*args)
+        except Exception:
+            self._log.failure("a change of a session was not announced")
+
+    def _waiters_of(self, run_id: str) -> list[Waiter]:
         run = self.get(run_id)
         if run is not None:
             return run.waiters
@@ -324,33 +377,15 @@ class Runs:
         return self._awaited.setdefault(run_id, [])
 
 
-def outcome_of(record: RunRecord) -> RunOutcome | None:
-    """Return the outcome of a stored run, or None if it is open."""
-    if not record.state.terminal:
-        return None
-    return RunOutcome(
-        run_id=record.run_id,
-        session_key=record.session_key,
-        session_id=record.session_id,
-        state=record.state,
-        started_at_ms=record.started_at_ms,
-        ended_at_ms=record.ended_at_ms or record.accepted_at_ms,
-        stop_reason=record.stop_reason,
-        error=record.error,
-    )
-
-
-def _interrupted(record: RunRecord, now_ms: int) -> RunRecord:
-    return msgspec.structs.replace(
-        record, state=RunState.FAILED, ended_at_ms=now_ms, error="interrupted by a restart"
-    )
-
-
 def _conflict() -> InvalidRequest:
     return InvalidRequest(
         "idempotency key was used for another request",
         details={"reason": "chat-request-conflict"},
     )
+
+
+def _not_stored() -> Unavailable:
+    return Unavailable("the run could not be stored; try again", retryable=True)
 
 
 def _busy(text: str) -> Unavailable:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherResults
 from twisted.logger import Logger
 
 from gateway.app.agents import AgentDirectory
@@ -37,6 +38,8 @@ class Sessions:
         self._hub = hub
         self._agents = agents
         self._busy: Callable[[str], bool] = lambda _key: False
+        self._labels = DeferredLock()
+        """Held from the check that a label is free until it is taken."""
 
     def knows_busy(self, busy: Callable[[str], bool]) -> None:
         """Be told how to ask whether a run goes in a session."""
@@ -59,6 +62,8 @@ class Sessions:
     def opening(self, request: RunRequest) -> Change:
         """Return the change that opens a run's session, making it if it is new."""
         fresh = self.new(request.session_key)
+        if request.session_id:
+            fresh = msgspec.structs.replace(fresh, session_id=request.session_id)
 
         def change(current: Session | None) -> Session:
             if current is None:
@@ -100,16 +105,16 @@ class Sessions:
     def ended(self, run: Run, outcome: RunOutcome, messages: Sequence[Message]) -> None:
         """Announce what a run's end changed, to those who follow sessions."""
         key = run.session_key
-        if not self._hub.session_followers(key, watched=True):
+        self.announce_answer(key, run.request.agent_id, messages)
+        if not self._hub.session_followers(key, watched=False):
             return
-        for message in messages:
-            self._message_event(key, run.request.agent_id, message)
-        reading = self._store.get_session(key)
-        phase = "error" if outcome.state is RunState.FAILED else "end"
+        phase, run_id = "error" if outcome.state is RunState.FAILED else "end", run.run_id
 
         def announce(session: Session | None) -> None:
             if session is not None:
-                self.announce(session, phase=phase, run_id=run.run_id)
+                self.announce(session, phase=phase, run_id=run_id)
+
+        reading = self._store.get_session(key)
 
         reading.addCallback(announce)
         reading.addErrback(
@@ -170,8 +175,13 @@ class Sessions:
             key, lambda s: None if s is None else msgspec.structs.replace(s, updated_at_ms=now_ms)
         )
 
-    async def create(self, key: str, **fields: Any) -> Session:
-        """Make a session; one that exists keeps what it has, but for the given fields."""
+    async def create(self, key: str, *, label: str | None = None, **fields: Any) -> Session:
+        """Make a session; one that exists keeps what it has, but for the given fields.
+
+        Raises InvalidRequest for a label that another session has.
+        """
+        if label is not None:
+            fields["label"] = label
         fresh = self.new(key, **fields)
 
         def change(current: Session | None) -> Session:
@@ -181,7 +191,7 @@ class Sessions:
             changed = {**fields, "settings": settings, "updated_at_ms": fresh.updated_at_ms}
             return msgspec.structs.replace(current, **changed)
 
-        session = await self._write(key, change)
+        session = await self._write(key, change, label)
         self.announce(session, reason="create")
         return session
 
@@ -191,55 +201,91 @@ class Sessions:
         ``keep_id`` (version 4) keeps the session id and drops the transcript under it.
         """
         fresh = self.new(key)
-        current = await self.get(key)
-        if keep_id and current is not None:
-            await self._store.delete_session(key, delete_transcript=True)
-            fresh = msgspec.structs.replace(
-                fresh, session_id=current.session_id, created_at_ms=current.created_at_ms
-            )
 
-        def change(held: Session | None) -> Session:
-            base = held or current
-            if base is None:
+        def renewed(held: Session | None) -> Session:
+            if held is None:
                 return fresh
-            kept = {"label": base.label, "settings": base.settings, "parent_key": base.parent_key}
+            kept: dict[str, Any] = {
+                name: getattr(held, name)
+                for name in ("label", "settings", "parent_key", "last_channel", "created_via")
+            }
+            if keep_id:
+                kept |= {"session_id": held.session_id, "created_at_ms": held.created_at_ms}
             return msgspec.structs.replace(fresh, **kept)
 
-        session = await self._write(key, change)
+        if keep_id:
+            session = await self._replace(key, renewed)
+        else:
+            session = await self._write(key, renewed)
         self.announce(session, reason=reason)
         return session
 
-    async def delete(self, key: str, *, delete_transcript: bool) -> bool:
-        """Delete a session; return whether there was one. The main session is refused."""
+    async def _replace(self, key: str, renewed: Change) -> Session:
+        """Write a session anew, its transcript dropped, whatever the id is.
+
+        The store has no one transaction for it. Its operations are done in the order they are asked
+        for, and these three are asked for at once: so nothing comes between them, and what the first
+        finds is what the third replaces.
+        """
+        held: list[Session | None] = []
+
+        def look(current: Session | None) -> None:
+            held.append(current)
+
+        steps: list[Deferred[Any]] = [
+            self._store.update_session(key, look),
+            self._store.delete_session(key, delete_transcript=True),
+            self._store.update_session(key, lambda _gone: renewed(held[0])),
+        ]
+        try:
+            results = await gatherResults(steps, consumeErrors=True)
+        except FirstError as error:
+            error.subFailure.raiseException()
+        session: Session = results[-1]
+        return session
+
+    def check_deletable(self, key: str) -> None:
+        """Raise InvalidRequest for a main session, which can not be deleted."""
         if key == self._agents.keys.main_session(agent_of(key, self._agents.keys)):
             raise InvalidRequest(f"Cannot delete the main session ({key}).")
+
+    async def delete(self, key: str, *, delete_transcript: bool) -> bool:
+        """Delete a session; return whether there was one. Raises as :meth:`check_deletable`."""
+        self.check_deletable(key)
         session = await self.get(key)
         deleted: bool = await self._store.delete_session(key, delete_transcript=delete_transcript)
         if session is not None and deleted:
             self.announce(session, reason="delete")
         return deleted
 
-    async def patch(self, key: str, change: Callable[[Session], Session]) -> Session:
-        """Change a session by compare-and-set on the stored one, making it if it is new."""
+    async def patch(
+        self, key: str, change: Callable[[Session], Session], *, label: str | None = None
+    ) -> Session:
+        """Change a session by compare-and-set on the stored one, making it if it is new.
+
+        ``label`` is the one that the change gives it. Raises InvalidRequest if another session has it.
+        """
         fresh = self.new(key)
         now_ms = self._clock.now_ms()
 
         def patched(current: Session | None) -> Session:
             return msgspec.structs.replace(change(current or fresh), updated_at_ms=now_ms)
 
-        session = await self._write(key, patched)
+        session = await self._write(key, patched, label)
         self.announce(session, reason="patch")
         return session
 
-    async def _write(self, key: str, change: Change) -> Session:
-        session: Session | None = await self._store.update_session(key, change)
-        assert session is not None
-        return session
-
-    async def label_holder(self, label: str) -> str | None:
-        """Return the key of the session that has this label."""
-        page = await self._store.find_sessions(SessionQuery(limit=1, label=label))
-        return page.sessions[0].key if page.sessions else None
+    async def _write(self, key: str, change: Change, label: str | None = None) -> Session:
+        """Store a change. With a ``label``, only if no other session has it: one after the other."""
+        if label is None:
+            session: Session | None = await self._store.update_session(key, change)
+            assert session is not None
+            return session
+        async with self._labels:
+            page = await self._store.find_sessions(SessionQuery(limit=1, label=label))
+            if page.sessions and page.sessions[0].key != key:
+                raise InvalidRequest(f"label already in use: {label}")
+            return await self._write(key, change)
 
     def row(
         self, session: Session, *, titles: bool = False, last_message: bool = False
@@ -269,7 +315,12 @@ class Sessions:
         }
         if run_id is not None:
             payload["runId"] = run_id
-        self._hub.send_to(Event("sessions.changed", payload), followers)
+        self._hub.send_to(Event("sessions.changed", payload), followers, session.key)
+
+    def announce_answer(self, key: str, agent_id: str, messages: Sequence[Message]) -> None:
+        """Send the messages of a run's answer to those who follow this session or all."""
+        for message in messages:
+            self._message_event(key, agent_id, message)
 
     def announce_message(self, session: Session, message: Message) -> None:
         """Send ``session.message`` to those who follow this session or all."""
@@ -287,4 +338,4 @@ class Sessions:
         }
         if message.role == "user":
             payload["senderIsOwner"] = True
-        self._hub.send_to(Event("session.message", payload, group=message.run_id), followers)
+        self._hub.send_to(Event("session.message", payload, group=message.run_id), followers, key)

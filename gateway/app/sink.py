@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
@@ -19,7 +19,10 @@ MAX_TEXT_CHARS = 4 * 1024 * 1024
 
 @implementer(IRunSink)
 class Sink:
-    """The sink of one run. The first text goes out at once, later ones at most every ``interval_s``."""
+    """The sink of one run. The first text goes out at once, later ones at most every ``interval_s``.
+
+    Once closed it knows its run no more, so a backend that keeps its sink keeps nothing else alive.
+    """
 
     def __init__(
         self,
@@ -30,52 +33,73 @@ class Sink:
         interval_s: float,
         emit: Callable[[RunOutput], None],
         overflow: Callable[[str], None],
+        unfinished: Callable[[], Collection[str]],
     ) -> None:
-        self._run = run
+        """Make the sink of a run.
+
+        :param emit: takes every event.
+        :param overflow: is told why the answer is refused.
+        :param unfinished: returns the runs of this session that go or wait: their messages are stored
+            already, but are no history yet.
+        """
+        self._run: Run | None = run
         self._clock = clock
         self._store = store
         self._interval_s = interval_s
         self._emit = emit
-        self._overflow = overflow
+        self._overflow: Callable[[str], None] | None = overflow
+        self._unfinished = unfinished
         self._timer: IDelayedCall | None = None
-        self._closed = False
 
     def text(self, delta: str) -> None:
         """Append to the visible answer."""
-        if not self._closed:
+        if self._run is not None:
             self._run.add_text(delta)
-            self._pace()
+            self._pace(self._run)
 
     def replace(self, text: str) -> None:
         """Rewrite the visible answer as a whole."""
-        if not self._closed:
+        if self._run is not None:
             self._run.replace_text(text)
-            self._pace()
+            self._pace(self._run)
 
     def emit(self, stream: str, data: dict[str, Any]) -> None:
-        """Emit an event on another stream, after the text before it. Raises EncodeFailed."""
-        if not self._closed:
-            for output in self._run.emit(stream, data, self._clock.now_ms()):
-                self._emit(output)
+        """Emit an event on another stream, after the text before it.
+
+        Raises EncodeFailed where the data have no JSON form, and ValueError for what only the run
+        itself says.
+        """
+        if self._run is None:
+            return
+        outputs = self._run.emit(stream, data, self._clock.now_ms())
+        if len(outputs) > 1 and self._timer is not None:
+            # The text before went out with it: the next one is due an interval later.
+            self._timer.reset(self._interval_s)
+        for output in outputs:
+            self._emit(output)
 
     def history(self, limit: int) -> Deferred[tuple[Message, ...]]:
-        """Return the transcript before this run's own message."""
-        run = self._run
+        """Return the newest ``limit`` messages of the turns before this one, oldest first."""
+        if self._run is None or limit <= 0:
+            return succeed(())
+        unfinished = frozenset(self._unfinished())
         listed: Deferred[tuple[Message, ...]] = self._store.list_messages(
-            run.session_id, limit=limit + 1
+            self._run.session_id, limit=limit + len(unfinished)
         )
         return listed.addCallback(
-            lambda messages: tuple(m for m in messages if m.run_id != run.run_id)[-limit:]
+            lambda messages: tuple(m for m in messages if m.run_id not in unfinished)[-limit:]
         )
 
     def close(self) -> None:
         """The run is over: nothing more is taken."""
-        self._closed = True
-        if self._timer is not None and self._timer.active():
+        self._run = self._overflow = None
+        if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
-    def _pace(self) -> None:
-        if self._run.text_size > MAX_TEXT_CHARS:
+    def _pace(self, run: Run) -> None:
+        if run.text_size > MAX_TEXT_CHARS:
+            assert self._overflow is not None
             self._overflow(f"the answer is longer than {MAX_TEXT_CHARS} characters")
         elif self._timer is None:
             self._flush()
@@ -83,6 +107,7 @@ class Sink:
     def _flush(self) -> None:
         """Send what was collected; while there was something, look again after the interval."""
         self._timer = None
+        assert self._run is not None
         output = self._run.flush(self._clock.now_ms())
         if output is not None:
             self._timer = self._clock.callLater(self._interval_s, self._flush)

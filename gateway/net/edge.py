@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.app.admission import Admission, Admitted
@@ -78,12 +78,18 @@ class Edge:
     services: Services
     metrics: Metrics
     deadlines: Deadlines = field(init=False)
+    """Who has a challenge to answer."""
+    farewells: Deadlines = field(init=False)
+    """Who has been told goodbye, or closes, and still has a transport."""
     strangers: Strangers = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.limits
         self.deadlines = Deadlines(
             self.clock, limits.handshake_timeout_s, lambda connection: connection.expire()
+        )
+        self.farewells = Deadlines(
+            self.clock, limits.close_grace_s, lambda connection: connection.abort()
         )
         self.strangers = Strangers(
             per_address=limits.preauth_connections_per_address,
@@ -97,8 +103,9 @@ class Edge:
 
     def peer_of(self, peer: Peer, headers: Mapping[str, str]) -> Peer:
         """Return the peer with what its upgrade request said."""
-        return replace(
-            peer,
+        return Peer(
+            peer.address,
+            peer.port,
             host=headers.get("host"),
             origin=headers.get("origin"),
             user_agent=headers.get("user-agent"),
@@ -145,7 +152,9 @@ class Edge:
         caller: Caller = connection.caller
         if not self.services.hub.remove(connection):
             return
-        if caller.is_node:
-            self.services.nodes.left(connection)
-        if self.presence.left(caller):
-            self.presence.publish()
+        try:
+            if caller.is_node:
+                self.services.nodes.left(connection)
+        finally:
+            if self.presence.left(caller):
+                self.presence.publish()

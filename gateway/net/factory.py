@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autobahn.twisted.websocket import WebSocketServerFactory
+from twisted.python.failure import Failure
 
 from gateway.net.edge import Edge
 from gateway.net.fastpath import disable_handshake_logging, prepare
@@ -31,7 +32,7 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
             maxFramePayloadSize=limits.preauth_payload_bytes,
             maxMessagePayloadSize=limits.preauth_payload_bytes,
             openHandshakeTimeout=0,
-            closeHandshakeTimeout=limits.close_grace_s,
+            closeHandshakeTimeout=0,  # the edge has one timer for all who close
             autoPingInterval=0,
             autoPingTimeout=0,
             tcpNoDelay=True,
@@ -49,18 +50,22 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
         """Every connection that has a transport, oldest first."""
         return list(self._connections)
 
-    def buildProtocol(self, addr: object) -> GatewayProtocol:
-        """Return the protocol of a new connection."""
-        connection: GatewayProtocol = super().buildProtocol(addr)
+    def remember(self, connection: GatewayProtocol) -> None:
+        """The connection has a transport now."""
         self._connections[connection] = None
-        return connection
 
     def forget(self, connection: GatewayProtocol) -> None:
         """The connection has no transport any more."""
         self._connections.pop(connection, None)
 
     def sweep(self) -> None:
-        """Look after every connection."""
+        """Look after every connection; one that fails ends, and the others are looked after."""
         now = self.edge.clock.seconds()
+        waiting = 0
         for connection in self.open_connections:
-            connection.sweep(now)
+            try:
+                connection.sweep(now)
+            except Exception:
+                connection.on_error(Failure())
+            waiting += connection.outbox.queued
+        self.edge.metrics.outbox_bytes = waiting

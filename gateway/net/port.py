@@ -24,11 +24,13 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
+    IProtocolNegotiationFactory,
     IReactorTime,
 )
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 MAX_HEAD: Final = 16_384
 """Largest request head that is read, in bytes."""
@@ -242,6 +244,7 @@ class Switch(_Peer):
         hand_over(self.transport, self, protocol, data)
 
 
+@implementer(IProtocolNegotiationFactory)
 class SwitchFactory(ServerFactory):
     """Serves WebSockets and HTTP on one port.
 
@@ -264,6 +267,10 @@ class SwitchFactory(ServerFactory):
         self.http = http
         self.undecided_peers = Deadlines(clock, head_timeout, Switch.expire)
         self.lingering = Deadlines(clock, LINGER_S, _Peer.abort)
+
+    def acceptableProtocols(self) -> list[bytes]:  # noqa: N802 - Twisted's name
+        """Name what is spoken: without an answer Twisted refuses a client that offers ALPN."""
+        return [b"http/1.1"]
 
     @property
     def undecided(self) -> int:

@@ -7,8 +7,11 @@ a ping or the close frame can go between them.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from typing import Any
+from fcntl import ioctl
+from termios import TIOCOUTQ
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
@@ -19,14 +22,27 @@ from gateway.core.events import Event
 from gateway.core.keepalive import Keepalive
 from gateway.core.outbox import Outbox, Verdict
 from gateway.errors import CloseCause, CloseCode
-from gateway.net.closing import Closing
 from gateway.net.edge import Edge
 from gateway.net.fastpath import SLICE, FastPathMixin, fragments, frame
+
+if TYPE_CHECKING:
+    from gateway.net.closing import Closing
+
+
+def unacknowledged(transport: Any) -> int:
+    """Return how many bytes the kernel holds that the peer has not acknowledged; 0 if it does not tell."""
+    while (below := getattr(transport, "transport", None)) is not None:
+        transport = below  # under TLS
+    try:
+        answer = ioctl(transport.getHandle(), TIOCOUTQ, bytes(4))
+    except (AttributeError, OSError, ValueError):  # no socket, or one that is closed
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 @implementer(IPushProducer)
 class Sending(FastPathMixin):
-    """What a connection needs to send; the other half says who it is and when it ends."""
+    """What a connection needs to send; the other parts say who it is and when it ends."""
 
     _log = Logger()
     edge: Edge
@@ -36,62 +52,83 @@ class Sending(FastPathMixin):
     keepalive: Keepalive | None = None
     closing: Closing | None = None
     frames_out = 0
+    waiting = False
+    """Whether anything has to wait: the transport is full, or what it held up is still being written."""
     _paused = False
     _draining = False
     _unsent: deque[bytes] | None = None
+    """The fragments of a long message that are not written yet."""
+    _long_at = float("-inf")
+    """When a piece of a long message drained last."""
+    _pong: bytes | None = None
+    """The payload of the last ping that is not answered yet."""
 
-    def close(self, cause: CloseCause, code: int, reason: str, **details: Any) -> None:
-        """Close the connection."""
-        raise AssertionError("the other half of the connection closes it")
+    if TYPE_CHECKING:  # of the part that ends it
+
+        def close(self, cause: CloseCause, code: int, reason: str, **details: Any) -> None:
+            """Close the connection."""
+
+        def on_error(self, failure: Failure) -> None:
+            """End the connection for an error of ours."""
+
+        def abort(self) -> None:
+            """Cut the connection."""
+
+    # -- data
 
     def deliver(self, event: Event) -> None:
         """Send a broadcast event, or let it wait; a form in this version exists."""
         if self.closing is not None:
             return
-        outbox = self.outbox
-        if self._paused or outbox or self._unsent:
-            self._check(outbox.put(event, self.edge.clock.seconds()))
-        elif event.size(self.protocol) < SLICE - 64:
-            self._write(event.framed(self.protocol, outbox.next_seq(), frame))
-        else:
-            self._write_message(event.encoded(self.protocol, outbox.next_seq()))
+        try:
+            if self.waiting:
+                self._queue(event)
+                return
+            protocol, seq = self.protocol, self.outbox.next_seq()
+            data = event.framed(protocol, seq, frame)
+            if len(data) <= SLICE:
+                self._write(data)
+            else:
+                self._write_message(event.encoded(protocol, seq))
+        except Exception:
+            self.on_error(Failure())
 
     def deliver_direct(self, event: Event) -> None:
         """Send an event to this connection only, without a number."""
-        if event.parts(self.protocol) is not None:
-            self._send(event.encoded(self.protocol, None))
+        try:
+            if event.parts(self.protocol) is not None:
+                self._send(event.encoded(self.protocol, None))
+        except Exception:
+            self.on_error(Failure())
 
     def _send(self, payload: bytes) -> None:
         if self.closing is not None:
             return
-        if self._paused or self.outbox or self._unsent:
-            self._check(self.outbox.put_direct(payload, self.edge.clock.seconds()))
+        if self.waiting:
+            if self.outbox.put_direct(payload, self.edge.clock.seconds()) is Verdict.OVERFLOW:
+                self._slow_consumer()
         else:
             self._write_message(payload)
 
-    def _check(self, verdict: Verdict) -> None:
+    def _queue(self, event: Event) -> None:
+        outbox = self.outbox
+        dropped = outbox.dropped
+        verdict = outbox.put(event, self.edge.clock.seconds())
+        if outbox.dropped > dropped:
+            self.edge.metrics.outbox_dropped("droppable", outbox.dropped - dropped)
         if verdict is Verdict.OVERFLOW:
             self._slow_consumer()
-        elif verdict is Verdict.SHED:
-            self.edge.metrics.outbox_dropped("droppable")
 
     def _slow_consumer(self) -> None:
-        queued = self.outbox.queued
-        self.close(CloseCause.SLOW_CONSUMER, CloseCode.POLICY, "slow consumer", queuedBytes=queued)
+        self.close(CloseCause.SLOW_CONSUMER, CloseCode.POLICY, "slow consumer")
 
     def _write_message(self, payload: bytes) -> None:
         if len(payload) < SLICE - 16:
             self._write(frame(payload))
             return
         self._unsent = deque(fragments(payload))
-        self._write_unsent()
-
-    def _write_unsent(self) -> None:
-        while self._unsent and not self._paused and self.closing is None:
-            data = self._unsent.popleft()
-            if not self._unsent:
-                self._unsent = None
-            self._write(data)
+        self.waiting = True
+        self._drain()
 
     def _write(self, data: bytes) -> None:
         try:
@@ -100,6 +137,33 @@ class Sending(FastPathMixin):
             self._send_failed(Failure())
         else:
             self.frames_out += 1
+            self.edge.metrics.frames_out += 1
+
+    # -- what Autobahn sends by itself
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Send the bytes of a control frame or of the opening handshake (Autobahn's way out)."""
+        try:
+            super().sendData(data, sync, chopsize)
+        except Exception:
+            self._send_failed(Failure())
+
+    def _flush(self) -> None:
+        try:
+            super()._flush()
+        except Exception:
+            self._joined = None
+            self._send_failed(Failure())
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer a ping; of those that come while the transport is full, only the last is answered.
+
+        RFC 6455 section 5.5.3 allows that. Otherwise a peer that only pings could fill the memory.
+        """
+        if self._paused:
+            self._pong = payload
+        else:
+            self.sendPong(payload)
 
     def _send_failed(self, failure: Failure) -> None:
         if self.closing is None:
@@ -108,34 +172,68 @@ class Sending(FastPathMixin):
                 conn=self.conn_id,
                 error=failure.getErrorMessage(),
             )
+        self.abort()
         self.close(CloseCause.SEND_ERROR, CloseCode.INTERNAL, "send failed")
+
+    # -- the transport's pace
+
+    def bytes_left(self) -> int:
+        """Return how many bytes of what was written the peer's machine has not acknowledged yet."""
+        return self.pending_bytes + unacknowledged(self.transport)
+
+    def discard(self) -> int:
+        """Forget what is not written yet; return how many bytes waited, those in the transport included."""
+        waited = self.outbox.clear() + sum(map(len, self._unsent or ())) + self.pending_bytes
+        self._unsent = self._pong = None
+        return waited
 
     def pauseProducing(self) -> None:
         """The transport holds enough; everything else waits in the outbox."""
-        self._paused = True
+        self._paused = self.waiting = True
 
     def resumeProducing(self) -> None:
         """The transport drained: write what waits until it pauses us again."""
         self._paused = False
+        if self.closing is not None:
+            return
+        now = self.edge.clock.seconds()
         if self.keepalive is not None:
-            self.keepalive.progress(self.edge.clock.seconds())
+            self.keepalive.progress(now)
+        if self._unsent:
+            self._long_at = now
+        try:
+            self._drain()
+        except Exception:
+            self.on_error(Failure())
+
+    def stopProducing(self) -> None:
+        """The transport is gone; ``connectionLost`` follows."""
+
+    def _drain(self) -> None:
         if self._draining:
             return
         self._draining = True
         try:
-            self._drain()
+            while not self._paused and self.closing is None:
+                if not self._write_next():
+                    self.waiting = False
+                    return
         finally:
             self._draining = False
 
-    def _drain(self) -> None:
-        while not self._paused and self.closing is None:
-            if self._unsent:
-                self._write_unsent()
-                continue
+    def _write_next(self) -> bool:
+        """Write one of the frames that wait; return whether there was any."""
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self.sendPong(pong)
+        elif self._unsent:
+            data = self._unsent.popleft()
+            if not self._unsent:
+                self._unsent = None
+            self._write(data)
+        else:
             payload = self.outbox.take()
             if payload is None:
-                return
+                return False
             self._write_message(payload)
-
-    def stopProducing(self) -> None:
-        """The transport is gone; ``connectionLost`` follows."""
+        return True

@@ -1,4 +1,4 @@
-"""One WebSocket connection: the handshake, the outbox, the running answers, and one way to end.
+"""One WebSocket connection: the handshake, the requests and their answers, the watch over its peer.
 
 Everything that ends a connection calls :meth:`GatewayProtocol.close`, and nothing else tears down:
 the first cause stays, later details are merged. Whatever is raised in a hook of Autobahn, in a send,
@@ -11,15 +11,15 @@ from typing import Any
 
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.app.context import Caller, Context
+from gateway.app.admission import Admitted
+from gateway.app.context import Caller
 from gateway.core.access import Peer
 from gateway.core.connect import Refusal
-from gateway.core.frames import BadFrame, NotJson, Request, decode_request, error_response, peek
-from gateway.core.handshake import Ask, Handshake, Refuse, new_handshake
+from gateway.core.frames import BadFrame, NotJson, decode_request, error_response, peek
+from gateway.core.handshake import Ask, Refuse, new_handshake
 from gateway.core.keepalive import Check
 from gateway.core.outbox import Outbox
 from gateway.errors import (
@@ -31,26 +31,23 @@ from gateway.errors import (
     WrongRole,
 )
 from gateway.interfaces import IConnection
-from gateway.net.closing import Closing, log_closed
-from gateway.net.sending import Sending
+from gateway.net.closing import Ending
 
 MAX_WRONG_ROLE = 10
 """Requests in a row for another role; the next one closes the connection."""
 
+MAX_LOGGED = 128
+"""Characters of a method and of an id that are kept for the close line."""
+
 
 @implementer(IConnection)
-class GatewayProtocol(Sending):
+class GatewayProtocol(Ending):
     """The server's end of one connection."""
 
-    context: Context | None = None
-    frames_in = 0
-    last_frame: tuple[str | None, str | None, str | None] = (None, None, None)
-    opened_at = 0.0
-    remote: Peer
-    _opened = False
     _heard = True
+    _left: int | None = None
+    """While a ping is not answered: how many bytes had not reached the peer at the last look."""
     _wrong_role = 0
-    _handshake: Handshake | None = None
 
     # -- opening
 
@@ -61,28 +58,39 @@ class GatewayProtocol(Sending):
         return self.context.caller
 
     def connectionMade(self) -> None:
-        """A transport is there; count it until it is authenticated or gone."""
-        super().connectionMade()
+        """A transport is there."""
         edge = self.edge = self.factory.edge
+        limits = edge.limits
         self.conn_id = edge.entropy.uuid4()
         self.opened_at = edge.clock.seconds()
         host = self.transport.getPeer()
-        self.remote = Peer(getattr(host, "host", "unix"), getattr(host, "port", 0))
-        self._running: dict[Deferred[None], bool] = {}
+        self.remote = Peer(getattr(host, "host", "127.0.0.1"), getattr(host, "port", 0))
+        self.outbox = Outbox(4, max_bytes=limits.outbox_bytes, max_age=limits.outbox_age_s)
+        self._running = {}
+        self.factory.remember(self)
+        super().connectionMade()
 
     def onConnect(self, request: Any) -> None:
         """Look at the upgrade request: who asks, and whether there is room for one more stranger."""
-        self.remote = self.edge.peer_of(self.remote, request.headers)
-        if not self.edge.strangers.enter(self, self.remote.address):
+        try:
+            self.remote = self.edge.peer_of(self.remote, request.headers)
+            room = self.edge.strangers.enter(self, self.remote.address)
+        except Exception as error:
+            self.on_error(Failure())
+            raise ConnectionDeny(500, "internal error") from error
+        if not room:
             raise ConnectionDeny(503, "Too many unauthenticated sockets")
 
     def onOpen(self) -> None:
-        """Speak first; from when the challenge is written the client has its time."""
-        self._opened = True
+        """Speak first."""
+        try:
+            self._challenge()
+        except Exception:
+            self.on_error(Failure())
+
+    def _challenge(self) -> None:
+        """From when the challenge is written the client has its time."""
         edge = self.edge
-        self.outbox = Outbox(
-            4, max_bytes=edge.limits.outbox_bytes, max_age=edge.limits.outbox_age_s
-        )
         self.transport.registerProducer(self, True)
         handshake = new_handshake(
             edge.policy, self.remote, max_queued=edge.limits.preauth_queue_frames
@@ -90,8 +98,9 @@ class GatewayProtocol(Sending):
         nonce = edge.entropy.uuid4()
         self._send(edge.challenge(nonce))
         handshake.challenge(nonce)
-        self._handshake = handshake
-        edge.deadlines.add(self)
+        if self.closing is None:
+            self._handshake = handshake
+            edge.deadlines.add(self)
 
     def expire(self) -> None:
         """The time for the handshake is over."""
@@ -102,16 +111,21 @@ class GatewayProtocol(Sending):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; once the connection failed they are only drained."""
         self._heard = True
-        if self.closing is None or not self.failedByMe:
+        if self.closing is not None and self.failedByMe:
+            return
+        try:
             super().dataReceived(data)
+        except Exception:
+            self.on_error(Failure())
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Handle one frame; text and binary are the same."""
         if self.closing is not None:
             return
         self.frames_in += 1
+        self.edge.metrics.frames_in += 1
         try:
-            if self.context is not None:
+            if self.keepalive is not None:
                 self._request(payload)
             else:
                 self._greet(payload)
@@ -124,6 +138,8 @@ class GatewayProtocol(Sending):
         self.last_frame = peek(payload)
         step = self._handshake.receive(payload, self.edge.clock.now_ms())
         if isinstance(step, Ask):
+            # What the store takes from here on is our time, not the client's.
+            self.edge.deadlines.discard(self)
             self._run(Deferred.fromCoroutine(self._admit(step)), waits=True)
         elif isinstance(step, Refuse):
             self._refuse(step.refusal, step.frame_id)
@@ -139,11 +155,9 @@ class GatewayProtocol(Sending):
             shape = error.shape(ask.proven.protocol)
             later = Refusal(CloseCause.INTERNAL_ERROR, CloseCode.TRY_LATER, error.message, shape)
             self._refuse(later, ask.frame_id)
-        except Exception:
-            if self.closing is None:
-                self.on_error(Failure())
 
-    def _establish(self, ask: Ask, admitted: Any) -> None:
+    def _establish(self, ask: Ask, admitted: Admitted) -> None:
+        """Let an admitted client in: its limits, its hello, then what it has sent meanwhile."""
         edge, handshake = self.edge, self._handshake
         assert handshake is not None
         caller = edge.caller_of(self.conn_id, ask.proven, admitted)
@@ -152,16 +166,17 @@ class GatewayProtocol(Sending):
         try:
             tracked, hello = edge.attach(self, admitted, ask.frame_id)
         except GatewayError:
+            edge.detach(self)
             self.context = None
             raise
         edge.strangers.leave(self)
-        edge.deadlines.discard(self)
         self.maxMessagePayloadSize = self.maxFramePayloadSize = edge.limits.payload_bytes
         self.keepalive = edge.keepalive()
         self._handshake = None
         self._send(hello)
         for payload in handshake.admit():
-            self.onMessage(payload, False)
+            if self.closing is None:
+                self._request(payload)
         if tracked:
             edge.presence.publish()
 
@@ -177,16 +192,14 @@ class GatewayProtocol(Sending):
             self._reject("invalid", f"invalid request frame: {error}")
             return
         except BadFrame as bad:
+            self.last_frame = peek(payload)
             self._reject(bad.frame_id, f"invalid request frame: {bad.text}")
             return
-        self.last_frame = ("req", request.method, request.id)
-        if len(self._running) >= self.edge.limits.request_queue:
+        self.last_frame = ("req", request.method[:MAX_LOGGED], request.id[:MAX_LOGGED])
+        if self._running and len(self._running) >= self.edge.limits.request_queue:
             busy = Unavailable("The server is busy. Try again.", retryable=True, retry_after_ms=500)
             self._answer(error_response(request.id, busy.shape(self.protocol)), busy)
             return
-        self._dispatch(request)
-
-    def _dispatch(self, request: Request) -> None:
         assert self.context is not None
         dispatcher = self.edge.dispatcher
         answering = dispatcher.handle(self.context, request, self._answer)
@@ -216,7 +229,7 @@ class GatewayProtocol(Sending):
                 CloseCause.REPEATED_UNAUTHORIZED, CloseCode.POLICY, "repeated unauthorized calls"
             )
 
-    # -- ending
+    # -- the watch
 
     def sweep(self, now: float) -> None:
         """Look after a connection that is established: ping the silent, give up the dead and the stuck."""
@@ -224,78 +237,19 @@ class GatewayProtocol(Sending):
             return
         if self._heard:
             self._heard = False
+            self._left = None
             self.keepalive.seen(now)
+        elif self._left is not None:
+            # The ping may stand behind megabytes in the kernel: what the peer's takes is progress.
+            left, before = self.bytes_left(), self._left
+            self._left = left
+            if left < before:
+                self.keepalive.progress(now)
         check = self.keepalive.check(now)
         if check is Check.PING:
             self.sendPing()
+            self._left = self.bytes_left()
         elif check is Check.DEAD:
             self.close(CloseCause.KEEPALIVE_TIMEOUT, CloseCode.POLICY, "keepalive timeout")
-        elif self.outbox.expired(now):
+        elif self.outbox.expired(now) and now - self._long_at > self.outbox.max_age:
             self._slow_consumer()
-
-    def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
-        """End a connection that broke the WebSocket protocol or a limit (Autobahn's hook)."""
-        self.failedByMe = True
-        cause = CloseCause.PROTOCOL_ERROR
-        if code == CloseCode.TOO_BIG and self.context is None:
-            cause, reason = CloseCause.PREAUTH_TOO_LARGE, "preauth payload too large"
-        self.close(cause, code, reason)
-
-    def on_error(self, failure: Failure) -> None:
-        """End the connection for an error of ours; every error comes here, not only the first."""
-        if self.closing is None:
-            self._log.failure("connection {conn} failed", failure=failure, conn=self.conn_id)
-        self.close(
-            CloseCause.INTERNAL_ERROR,
-            CloseCode.INTERNAL,
-            "internal error",
-            error=type(failure.value).__name__,
-        )
-
-    def close(self, cause: CloseCause, code: int, reason: str, **details: Any) -> None:
-        """Close. Idempotent: the first cause stays, later details are merged, teardown happens once."""
-        if self.closing is not None:
-            self.closing.merge(cause, details)
-            return
-        self.closing = Closing(cause, int(code), reason, dict(details))
-        self.closing.phase = "connected" if self.context is not None else "pending"
-        self._unsent = None
-        if self._opened:
-            self.closing.queued = self.outbox.clear()
-        if self._handshake is not None:
-            self._handshake.refuse()
-        self.edge.strangers.leave(self)
-        self.edge.deadlines.discard(self)
-        for work, waits in list(self._running.items()):
-            if waits:
-                work.cancel()
-        if self.context is not None:
-            self.edge.detach(self)
-        self._say_goodbye(int(code), reason)
-
-    def _say_goodbye(self, code: int, reason: str) -> None:
-        """Send the close frame; Autobahn aborts the transport if the peer does not answer in time."""
-        try:
-            if self.state == self.STATE_OPEN:
-                self.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:123])
-            elif self.state == self.STATE_CONNECTING:
-                self.dropConnection(abort=True)
-            if self.closing is not None and self.closing.cause is CloseCause.SEND_ERROR:
-                self.dropConnection(abort=True)
-        except Exception as error:
-            # The socket itself fails: only the abort is left, and connectionLost will follow.
-            self._log.warn("close failed conn={conn} error={error}", conn=self.conn_id, error=error)
-            self.transport.abortConnection()
-
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        """The connection is over, whoever ended it (Autobahn's hook, also for failed handshakes)."""
-        cause = CloseCause.PEER_CLOSED if wasClean else CloseCause.PEER_GONE
-        self.close(cause, code or 1005, reason or "")
-
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
-        """The transport is gone: say once why."""
-        super().connectionLost(reason)
-        if self.closing is None:
-            self.close(CloseCause.PEER_GONE, 1006, reason.getErrorMessage())
-        log_closed(self)
-        self.factory.forget(self)

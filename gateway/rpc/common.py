@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 import unicodedata
 from base64 import b64decode
 from collections.abc import Sequence
@@ -20,24 +21,41 @@ from gateway.model import Attachment
 
 MAX_ATTACHMENTS = 32
 
+MAX_KEY_CHARS = 1024
+"""Session keys and run ids ride on every event, so nobody may make them long."""
+
+MAX_OFFSET = 2**53
+"""The largest whole number of JavaScript; databases hold it too."""
+
+_SENTINELS = frozenset({"global", "unknown"})
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
 
 def session_key(context: Context, key: str, agent_id: str | UnsetType = UNSET) -> str:
     """Return the canonical key; ``agent_id`` names the agent of a key that has none.
 
-    Raises InvalidRequest for a malformed key.
+    Raises InvalidRequest for a key that is malformed, blank or too long.
     """
-    if is_malformed(key):
-        raise InvalidRequest(f'malformed session key "{key[:128]}"')
-    if (
-        agent_id is not UNSET
-        and parse(key) is None
-        and key.strip().lower() not in ("global", "unknown")
-    ):
-        key = f"agent:{agent_id}:{key.strip()}"
-    canonical = context.services.agents.keys.canonical(key)
-    if not canonical:
+    text = key.strip()
+    if not text:
         raise InvalidRequest("session key must not be blank")
-    return canonical
+    if (
+        not isinstance(agent_id, UnsetType)
+        and not is_malformed(text)
+        and parse(text) is None
+        and text.lower() not in _SENTINELS
+    ):
+        text = f"agent:{agent_id.strip()}:{text}"
+    if is_malformed(text) or len(text) > MAX_KEY_CHARS:
+        raise InvalidRequest(f'malformed session key "{key[:128]}"')
+    return context.services.agents.keys.canonical(text)
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the id that a client chose for a run. Raises InvalidRequest if it is too long."""
+    if len(run_id) > MAX_KEY_CHARS:
+        raise InvalidRequest(f"the id of a run has at most {MAX_KEY_CHARS} characters")
+    return run_id
 
 
 def agent_for(context: Context, key: str) -> Agent:
@@ -52,8 +70,7 @@ def clean_text(message: str) -> str:
         raise InvalidRequest("message must not contain null bytes")
     if message.isascii() and message.isprintable():
         return message
-    text = unicodedata.normalize("NFC", message)
-    return "".join(c for c in text if c in "\t\n\r" or unicodedata.category(c) != "Cc")
+    return _CONTROLS.sub("", unicodedata.normalize("NFC", message))
 
 
 def attachments(items: Sequence[Any], max_bytes: int) -> tuple[Attachment, ...]:
@@ -75,7 +92,7 @@ def _attachment(item: Any, index: int, max_bytes: int) -> Attachment:
         raise InvalidRequest(f"Error: attachment {label}: content must be base64 string")
     if content.startswith("data:"):
         head, _, content = content.partition(",")
-        mime = mime or head[5:].partition(";")[0]
+        mime = mime or _text(head[5:].partition(";")[0])
     if len(content) > max_bytes * 4 // 3 + 4:
         raise InvalidRequest(f"Error: attachment {label}: exceeds size limit ({max_bytes} bytes)")
     try:

@@ -8,10 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from gateway.app.context import Caller, Context, Services
 from gateway.core.frames import EncodeFailed, Request, error_response, response
-from gateway.errors import GatewayError, Unavailable
+from gateway.errors import GatewayError, StoreError, Unavailable
 from gateway.interfaces import IEntropy
 from gateway.metrics import Metrics
 from gateway.rpc.table import MethodTable, TwoPhase
@@ -47,33 +48,41 @@ class Dispatcher:
 
         ``reply`` is called once, or twice for an answer in two phases. The Deferred never fails.
         """
+        started = self._services.clock.seconds()
         try:
             result = self.table.call(context, request)
             if isawaitable(result):
-                return Deferred.fromCoroutine(self._later(context.caller, request, result, reply))
-            self._succeed(request, result, reply)
+                later = self._later(context.caller, request, result, reply, started)
+                return Deferred.fromCoroutine(later)
+            reply(response(request.id, result), None)
+            self._count(request, "ok", started)
         except Exception as error:
-            self._fail(context.caller, request, error, reply)
+            self._fail(context.caller, request, error, reply, started)
         return None
 
-    async def _later(self, caller: Caller, request: Request, result: Any, reply: Reply) -> None:
+    async def _later(
+        self, caller: Caller, request: Request, result: Any, reply: Reply, started: float
+    ) -> None:
         try:
             payload = await result
             if isinstance(payload, TwoPhase):
-                self._succeed(request, payload.accepted, reply)
+                reply(response(request.id, payload.accepted), None)
                 payload = await payload.final
-            self._succeed(request, payload, reply)
+            reply(response(request.id, payload), None)
+            self._count(request, "ok", started)
         except CancelledError:
             # The connection is gone; there is nobody to answer.
-            self._metrics.request_done(self._label(request), "cancelled")
+            self._count(request, "cancelled", started)
         except Exception as error:
-            self._fail(caller, request, error, reply)
+            self._fail(caller, request, error, reply, started)
 
-    def _succeed(self, request: Request, payload: Any, reply: Reply) -> None:
-        reply(response(request.id, payload), None)
-        self._metrics.request_done(self._label(request), "ok")
+    def _count(self, request: Request, outcome: str, started: float) -> None:
+        seconds = self._services.clock.seconds() - started
+        self._metrics.request_done(self._label(request), outcome, seconds)
 
-    def _fail(self, caller: Caller, request: Request, error: Exception, reply: Reply) -> None:
+    def _fail(
+        self, caller: Caller, request: Request, error: Exception, reply: Reply, started: float
+    ) -> None:
         if not isinstance(error, GatewayError):
             error = self._unforeseen(request, error)
         shape = error.shape(caller.protocol)
@@ -86,16 +95,20 @@ class Dispatcher:
             error = self._unforeseen(request, failed)
             data = error_response(request.id, error.shape(caller.protocol))
         reply(data, error)
-        self._metrics.request_done(self._label(request), error.code.value)
+        self._count(request, error.code.value, started)
 
     def _unforeseen(self, request: Request, error: Exception) -> Unavailable:
         """Log what no handler meant to raise; the client gets a number to ask about, not the text."""
         correlation = self._entropy.uuid4()
         self._log.failure(
             "{method} failed correlation={correlation}",
+            Failure(error),
             method=self._label(request),
             correlation=correlation,
         )
+        if isinstance(error, StoreError):
+            text = f"the store failed; try again (correlation {correlation})"
+            return Unavailable(text, retryable=True, retry_after_ms=1000)
         return Unavailable(f"internal error (correlation {correlation})")
 
     def _label(self, request: Request) -> str:

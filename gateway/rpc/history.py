@@ -15,7 +15,7 @@ from gateway.core.sessionrow import DEFAULT_CONTEXT_TOKENS
 from gateway.core.transcript import MAX_TOTAL_BYTES, wire_messages
 from gateway.errors import InvalidRequest
 from gateway.model import Message, Session
-from gateway.rpc.common import agent_for, session_key
+from gateway.rpc.common import MAX_OFFSET, agent_for, session_key
 from gateway.rpc.listings import command_rows, model_rows
 from gateway.rpc.table import MethodTable
 
@@ -94,7 +94,7 @@ async def _history(context: Context, params: ChatHistoryParams, key: str) -> dic
     services, protocol = context.services, context.caller.protocol
     session = await services.sessions.get(key)
     limit = given(params.limit, DEFAULT_LIMIT)
-    offset = given(params.offset, 0)
+    offset = min(given(params.offset, 0), MAX_OFFSET)
     messages: tuple[Message, ...] = ()
     total = 0
     if session is not None:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from gateway.app.context import Context
 from gateway.core.access import ADMIN, READ, WRITE
-from gateway.core.params import (
-    SINCE_4,
-    Natural,
-    NonEmpty,
-    Params,
-    Positive,
-    given,
-    v3_max_length,
-)
-from gateway.core.sessionpatch import PatchFields, apply_patch, write_safe
+from gateway.core.params import given
+from gateway.core.sessionpatch import apply_patch, write_safe
 from gateway.core.sessionrow import session_entry
 from gateway.core.transcript import preview, text_of
 from gateway.errors import InvalidRequest
 from gateway.model import Message, Session, SessionPage, SessionQuery
-from gateway.rpc.common import agent_for, session_key
+from gateway.rpc.common import MAX_OFFSET, agent_for, session_key
 from gateway.rpc.history import agent_defaults
+from gateway.rpc.session_params import (
+    SessionsCreateParams,
+    SessionsDeleteParams,
+    SessionsDescribeParams,
+    SessionsListParams,
+    SessionsMessagesSubscribeParams,
+    SessionsMessagesUnsubscribeParams,
+    SessionsPatchParams,
+    SessionsPreviewParams,
+    SessionsResetParams,
+    SessionsResolveParams,
+)
 from gateway.rpc.table import MethodTable
 
 methods = MethodTable()
@@ -32,151 +36,7 @@ methods = MethodTable()
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_PREVIEWS = 64
-
-Label = Annotated[str, msgspec.Meta(min_length=1, max_length=512), v3_max_length(64)]
-Expected = Annotated[NonEmpty | UnsetType, SINCE_4]
-Ignored = Annotated[Any | UnsetType, SINCE_4]
-"""A filter or field of version 4 that is accepted and has no effect here."""
-
-
-class SessionsListParams(Params, frozen=True):
-    """Which sessions, and how much of each."""
-
-    limit: Positive | UnsetType = UNSET
-    active_minutes: Positive | UnsetType = UNSET
-    include_global: bool | UnsetType = UNSET
-    include_unknown: bool | UnsetType = UNSET
-    include_derived_titles: bool | UnsetType = UNSET
-    include_last_message: bool | UnsetType = UNSET
-    label: Label | UnsetType = UNSET
-    spawned_by: NonEmpty | UnsetType = UNSET
-    agent_id: NonEmpty | UnsetType = UNSET
-    search: str | UnsetType = UNSET
-    offset: Annotated[Natural | UnsetType, SINCE_4] = UNSET
-    active_only: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    archived: Annotated[bool | Literal["all"] | UnsetType, SINCE_4] = UNSET
-    board_face: Annotated[Literal["chat", "dashboard"] | UnsetType, SINCE_4] = UNSET
-    configured_agents_only: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    creator_id: Expected = UNSET
-    exclude_cron: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    exclude_subagents: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    exclude_system: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    group: Annotated[str | UnsetType, SINCE_4] = UNSET
-    has_board: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    include_activity_summary: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    include_people: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    involving_me: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    involving_profile_id: Expected = UNSET
-    owner_first: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    owner_id: Expected = UNSET
-    pinned: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    profile_relation: Ignored = UNSET
-    project_id: Expected = UNSET
-    require_last_interaction: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    sort_by: Annotated[
-        Literal["updatedAt", "lastInteractionAt", "activity"] | UnsetType, SINCE_4
-    ] = UNSET
-    workspace_dir: Expected = UNSET
-
-
-class SessionsDescribeParams(Params, frozen=True):
-    """Which session."""
-
-    key: NonEmpty
-    agent_id: NonEmpty | UnsetType = UNSET
-    include_derived_titles: bool | UnsetType = UNSET
-    include_last_message: bool | UnsetType = UNSET
-
-
-class SessionsCreateParams(Params, frozen=True):
-    """A session to make; without a key it gets one of its own."""
-
-    key: NonEmpty | UnsetType = UNSET
-    label: Annotated[str, msgspec.Meta(min_length=1, max_length=512)] | UnsetType = UNSET
-    agent_id: NonEmpty | UnsetType = UNSET
-    parent_session_key: NonEmpty | UnsetType = UNSET
-    thinking_level: NonEmpty | UnsetType = UNSET
-    display_name: Annotated[str, msgspec.Meta(min_length=1, max_length=500)] | UnsetType = UNSET
-    succeeds_parent: bool | UnsetType = UNSET
-    emit_command_hooks: bool | UnsetType = UNSET
-    idempotency_key: NonEmpty | UnsetType = UNSET
-    category: Annotated[str, msgspec.Meta(min_length=1, max_length=512)] | UnsetType = UNSET
-    title_source: Annotated[str, msgspec.Meta(max_length=1000)] | UnsetType = UNSET
-    spawn_depth: Positive | UnsetType = UNSET
-    visibility: Literal["shared", "read-only", "suggest", "draft"] | UnsetType = UNSET
-
-
-class SessionsResolveParams(Params, frozen=True):
-    """A session by exactly one of its names."""
-
-    key: NonEmpty | UnsetType = UNSET
-    session_id: NonEmpty | UnsetType = UNSET
-    label: Label | UnsetType = UNSET
-    agent_id: NonEmpty | UnsetType = UNSET
-    spawned_by: NonEmpty | UnsetType = UNSET
-    include_global: bool | UnsetType = UNSET
-    include_unknown: bool | UnsetType = UNSET
-    short_id: Expected = UNSET
-    slug_hint: Expected = UNSET
-    reference: Annotated[dict[str, NonEmpty] | UnsetType, SINCE_4] = UNSET
-    allow_missing: Annotated[bool | UnsetType, SINCE_4] = UNSET
-
-
-class SessionsPreviewParams(Params, frozen=True):
-    """The last messages of some sessions, shortened."""
-
-    keys: Annotated[list[NonEmpty], msgspec.Meta(min_length=1)]
-    limit: Positive | UnsetType = UNSET
-    max_chars: Annotated[int, msgspec.Meta(ge=20)] | UnsetType = UNSET
-
-
-class SessionsPatchParams(PatchFields, frozen=True, kw_only=True):
-    """Settings to change; null clears one."""
-
-    key: NonEmpty
-
-
-class SessionsResetParams(Params, frozen=True):
-    """Which session to begin anew."""
-
-    key: NonEmpty
-    reason: Literal["new", "reset"] | UnsetType = UNSET
-    agent_id: Expected = UNSET
-    expected_session_id: Expected = UNSET
-
-
-class SessionsDeleteParams(Params, frozen=True):
-    """Which session to delete."""
-
-    key: NonEmpty
-    delete_transcript: bool | UnsetType = UNSET
-    emit_lifecycle_hooks: bool | UnsetType = UNSET
-    agent_id: Expected = UNSET
-    archived_only: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    expected_lifecycle_revision: Expected = UNSET
-    expected_session_id: Expected = UNSET
-    expected_session_updated_at: Annotated[
-        Annotated[float, msgspec.Meta(ge=0)] | UnsetType, SINCE_4
-    ] = UNSET
-
-
-class SessionsMessagesSubscribeParams(Params, frozen=True):
-    """Which session to listen to."""
-
-    key: NonEmpty
-    agent_id: NonEmpty | UnsetType = UNSET
-    include_approvals: Literal[True] | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        if self.include_approvals not in (True, UNSET):
-            raise ValueError("includeApprovals must be true")
-
-
-class SessionsMessagesUnsubscribeParams(Params, frozen=True):
-    """Which session to listen to no more."""
-
-    key: NonEmpty
-    agent_id: NonEmpty | UnsetType = UNSET
+MAX_ACTIVE_MINUTES = 100 * 366 * 24 * 60
 
 
 @methods.method("sessions.list", scope=READ)
@@ -184,7 +44,7 @@ async def sessions_list(context: Context, params: SessionsListParams) -> dict[st
     """List sessions, the last used first."""
     services = context.services
     limit = min(given(params.limit, DEFAULT_LIMIT), MAX_LIMIT)
-    offset = given(params.offset, 0)
+    offset = min(given(params.offset, 0), MAX_OFFSET)
     minutes = given(params.active_minutes, None)
     now_ms = services.clock.now_ms()
     query = SessionQuery(
@@ -193,7 +53,9 @@ async def sessions_list(context: Context, params: SessionsListParams) -> dict[st
         agent_id=given(params.agent_id, None),
         label=given(params.label, None),
         search=given(params.search, "").strip() or None,
-        updated_since_ms=None if minutes is None else now_ms - minutes * 60_000,
+        updated_since_ms=(
+            None if minutes is None else now_ms - min(minutes, MAX_ACTIVE_MINUTES) * 60_000
+        ),
         parent_key=given(params.spawned_by, None),
         include_global=given(params.include_global, True),
         include_unknown=given(params.include_unknown, True),
@@ -242,10 +104,6 @@ async def sessions_create(context: Context, params: SessionsCreateParams) -> dic
     key = session_key(context, given(params.key, fresh), params.agent_id)
     agent = agent_for(context, key)
     fields: dict[str, Any] = {}
-    label = given(params.label, None)
-    if label is not None:
-        await _check_label(context, label, key)
-        fields["label"] = label
     parent = given(params.parent_session_key, None)
     if parent is not None:
         fields["parent_key"] = session_key(context, parent)
@@ -253,7 +111,8 @@ async def sessions_create(context: Context, params: SessionsCreateParams) -> dic
     if level is not None:
         patch = apply_patch({}, {"thinkingLevel": level}, protocol=4)
         fields["settings"] = patch
-    session = await services.sessions.create(key, **fields)
+    label = given(params.label, None)
+    session = await services.sessions.create(key, label=label, **fields)
     return {
         "ok": True,
         "key": key,
@@ -334,8 +193,9 @@ async def sessions_preview(context: Context, params: SessionsPreviewParams) -> d
     return {"ts": services.clock.now_ms(), "previews": previews}
 
 
-def _patch_scope(protocol: int, params: SessionsPatchParams) -> str:
-    return WRITE if protocol >= 4 and write_safe(params) else ADMIN
+def _patch_scope(protocol: int, params: SessionsPatchParams | None) -> str:
+    ordinary = params is None or write_safe(params)
+    return WRITE if protocol >= 4 and ordinary else ADMIN
 
 
 @methods.method("sessions.patch", scope=_patch_scope)
@@ -347,16 +207,18 @@ async def sessions_patch(context: Context, params: SessionsPatchParams) -> dict[
     _refuse_webchat(context, "patch")
     changes = params.changes()
     apply_patch({}, changes, protocol=protocol, key=key)
-    label = changes.get("label")
-    if label is not None:
-        await _check_label(context, label, key)
+    if protocol >= 4:
+        _check_model(context, changes.get("model"))
+    expected_id = given(params.expected_session_id, None)
+    expected_revision = given(params.expected_lifecycle_revision, None)
 
     def change(session: Session) -> Session:
+        _check_unchanged(session, expected_id, expected_revision)
         settings = apply_patch(session.settings, changes, protocol=protocol, key=key)
         kept = changes.get("label", session.label)
         return msgspec.structs.replace(session, settings=settings, label=kept)
 
-    session = await services.sessions.patch(key, change)
+    session = await services.sessions.patch(key, change, label=changes.get("label"))
     return {
         "ok": True,
         "path": "store",
@@ -372,7 +234,8 @@ async def sessions_reset(context: Context, params: SessionsResetParams) -> dict[
     services = context.services
     key = session_key(context, params.key, params.agent_id)
     agent = agent_for(context, key)
-    await _check_session_id(context, key, given(params.expected_session_id, None))
+    expected_id = given(params.expected_session_id, None)
+    _check_unchanged(await services.sessions.get(key), expected_id)
     services.runs.abort_session(key, "reset")
     four = context.caller.protocol >= 4
     reason = given(params.reason, "reset")
@@ -389,7 +252,17 @@ async def sessions_delete(context: Context, params: SessionsDeleteParams) -> dic
     services = context.services
     key = session_key(context, params.key, params.agent_id)
     _refuse_webchat(context, "delete")
-    await _check_session_id(context, key, given(params.expected_session_id, None))
+    services.sessions.check_deletable(key)
+    session = await services.sessions.get(key)
+    archived = session is not None and session.settings.get("archived") is True
+    if given(params.archived_only, False) and not archived:
+        raise InvalidRequest("session is not archived")
+    _check_unchanged(
+        session,
+        given(params.expected_session_id, None),
+        given(params.expected_lifecycle_revision, None),
+        given(params.expected_session_updated_at, None),
+    )
     services.runs.abort_session(key, "delete")
     deleted = await services.sessions.delete(
         key, delete_transcript=given(params.delete_transcript, True)
@@ -427,18 +300,27 @@ def sessions_messages_unsubscribe(
     return {"subscribed": False, "key": key}
 
 
-async def _check_label(context: Context, label: str, key: str) -> None:
-    holder = await context.services.sessions.label_holder(label)
-    if holder is not None and holder != key:
-        raise InvalidRequest(f"label already in use: {label}")
-
-
-async def _check_session_id(context: Context, key: str, expected: str | None) -> None:
-    if expected is None:
-        return
-    session = await context.services.sessions.get(key)
-    if session is None or session.session_id != expected:
+def _check_unchanged(
+    session: Session | None,
+    session_id: str | None = None,
+    revision: str | None = None,
+    updated_at: float | None = None,
+) -> None:
+    """Raise InvalidRequest unless the session is the one that the client knows, as far as it said."""
+    held: tuple[object, ...] = (None, None, None)
+    if session is not None:
+        held = (session.session_id, session.lifecycle_revision, session.updated_at_ms)
+    expected = (session_id, revision, updated_at)
+    if any(e is not None and e != h for e, h in zip(expected, held, strict=True)):
         raise InvalidRequest("session changed", details={"reason": "session-changed"})
+
+
+def _check_model(context: Context, model: str | None) -> None:
+    """Raise InvalidRequest for a model of a provider that no agent has (version 4's rule)."""
+    provider, slash, _ = (model or "").partition("/")
+    providers = {known.provider for known in context.services.agents.models()}
+    if slash and provider not in providers:
+        raise InvalidRequest(f'Unknown provider "{provider[:64]}". Use /models to list providers.')
 
 
 def _refuse_webchat(context: Context, what: str) -> None:

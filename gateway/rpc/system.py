@@ -12,6 +12,7 @@ from gateway.app.context import Context
 from gateway.app.presence import PresenceEntry
 from gateway.core.access import ADMIN, READ
 from gateway.core.params import Natural, NoParams, Params, given
+from gateway.core.sessionrow import DEFAULT_CONTEXT_TOKENS
 from gateway.core.transcript import preview
 from gateway.errors import InvalidRequest
 from gateway.model import SessionPage, SessionQuery
@@ -23,6 +24,8 @@ DEFAULT_LINES = 500
 DEFAULT_BYTES = 250_000
 RECENT = 10
 MAX_EVENT_CHARS = 4_000
+MAX_FACT_CHARS = 256
+MAX_FACTS = 64
 
 
 class SetHeartbeatsParams(Params, frozen=True):
@@ -51,7 +54,7 @@ class SystemEventParams(Params, frozen=True, forbid_unknown_fields=False):
     version: str | UnsetType = UNSET
     platform: str | UnsetType = UNSET
     reason: str | UnsetType = UNSET
-    last_input_seconds: Natural | UnsetType = UNSET
+    last_input_seconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | UnsetType = UNSET
     roles: list[str] | UnsetType = UNSET
     scopes: list[str] | UnsetType = UNSET
     tags: list[str] | UnsetType = UNSET
@@ -66,17 +69,16 @@ def connect(context: Context) -> None:
 @methods.method("health", scope=None, role=None)
 def health(context: Context) -> msgspec.Raw:
     """Return the health snapshot; it is made anew every minute."""
-    return context.services.health.snapshot
+    return context.services.health.seen_by(context.caller)
 
 
 @methods.method("status", scope=READ)
 async def status(context: Context) -> dict[str, Any]:
     """Return a summary for people: agents, sessions, the process."""
     services = context.services
-    page: SessionPage = await services.store.find_sessions(SessionQuery(limit=RECENT))
-    rows = [services.sessions.row(session) for session in page.sessions]
     agents = list(services.agents)
-    default = services.agents.default
+    model = services.agents.default.model
+    whole: SessionPage = await services.store.find_sessions(SessionQuery(limit=RECENT))
     answer: dict[str, Any] = {
         "heartbeat": {
             "defaultAgentId": services.agents.default_id,
@@ -89,21 +91,13 @@ async def status(context: Context) -> dict[str, Any]:
         "queuedSystemEvents": [],
         "sessions": {
             "paths": ["store"],
-            "count": page.total,
+            "count": whole.total,
             "defaults": {
-                "model": default.model.id,
-                "contextTokens": default.model.context_window,
+                "model": model.id,
+                "contextTokens": model.context_window or DEFAULT_CONTEXT_TOKENS,
             },
-            "recent": rows,
-            "byAgent": [
-                {
-                    "agentId": a.agent_id,
-                    "path": "store",
-                    "count": sum(row["agentId"] == a.agent_id for row in rows),
-                    "recent": [row for row in rows if row["agentId"] == a.agent_id],
-                }
-                for a in agents
-            ],
+            "recent": [services.sessions.row(session) for session in whole.sessions],
+            "byAgent": [await _sessions_of(context, agent.agent_id) for agent in agents],
         },
     }
     if context.caller.protocol >= 4:
@@ -115,6 +109,15 @@ async def status(context: Context) -> dict[str, Any]:
         if ADMIN in context.caller.scopes:
             answer["pid"] = services.operations.pid
     return answer
+
+
+async def _sessions_of(context: Context, agent_id: str) -> dict[str, Any]:
+    services = context.services
+    page: SessionPage = await services.store.find_sessions(
+        SessionQuery(limit=RECENT, agent_id=agent_id)
+    )
+    rows = [services.sessions.row(session) for session in page.sessions]
+    return {"agentId": agent_id, "path": "store", "count": page.total, "recent": rows}
 
 
 @methods.method("system-presence", scope=READ)
@@ -130,8 +133,8 @@ def system_event(context: Context, params: SystemEventParams) -> dict[str, Any]:
     if not text:
         raise InvalidRequest("text required")
     presence = context.services.presence
-    facts: dict[str, Any] = {
-        name: (tuple(value) if isinstance(value, list) else value) or None
+    facts = {
+        name: _bounded(value)
         for name in SystemEventParams.__struct_fields__
         if name != "text" and (value := getattr(params, name)) is not UNSET
     }
@@ -140,8 +143,17 @@ def system_event(context: Context, params: SystemEventParams) -> dict[str, Any]:
     )
     key = entry.device_id or entry.instance_id or entry.host or entry.ip or text[:64]
     presence.report(entry, key)
-    presence.publish()
+    presence.publish(at_once=True)
     return {"ok": True}
+
+
+def _bounded(value: Any) -> Any:
+    """Return a reported fact as everybody may be shown it: no empty text, nothing long."""
+    if isinstance(value, str):
+        return value[:MAX_FACT_CHARS] or None
+    if isinstance(value, list):
+        return tuple(item[:MAX_FACT_CHARS] for item in value[:MAX_FACTS]) or None
+    return value
 
 
 @methods.method("last-heartbeat", scope=READ)

@@ -27,7 +27,8 @@ from gateway.model import Role
 
 Handler = Callable[..., Any]
 ScopeRule = Callable[[int, Any], str]
-"""From (protocol, params) to the scope that this call asks for."""
+"""From (protocol, params) to the scope that this call asks for. Asked with None before the params are
+decoded: for the least that any call of the method needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,15 @@ class Method:
     params: type[Params] | None
     decoder: msgspec.json.Decoder[Any] | None
     rules: VersionRules | None
+    check: Callable[[Any, int], str | None] | None
+    """The method ``violation(protocol)`` of its params, where they have one."""
     advertised: bool
     waits: bool
     """Whether it answers only when something happens; such a call ends with its connection."""
+
+    def scope_for(self, protocol: int, params: Any) -> str | None:
+        """Return the scope that a call asks for; with ``params`` None, the least that any call does."""
+        return self.scope(protocol, params) if callable(self.scope) else self.scope
 
     def decode(self, raw: msgspec.Raw, protocol: int) -> Any:
         """Decode params by the schema of the connection's version. Raises InvalidParams."""
@@ -67,6 +74,8 @@ class Method:
         except NotJson as error:
             raise InvalidParams(self.name, str(error)) from error
         text = self.rules.violation(params, protocol)
+        if text is None and self.check is not None:
+            text = self.check(params, protocol)
         if text is not None:
             raise InvalidParams(self.name, text)
         return params
@@ -123,14 +132,12 @@ class MethodTable:
         if method is None:
             _check(caller, Role.OPERATOR, ADMIN)
             raise UnknownMethod(request.method[:128])
-        if method.role is not None or method.scope is not None:
-            fixed = method.scope if isinstance(method.scope, str) else None
-            _check(caller, method.role, fixed)
+        _check(caller, method.role, method.scope_for(caller.protocol, None))
         if method.params is None:
             return method.handler(context)
         params = method.decode(request.params, caller.protocol)
         if callable(method.scope):
-            _check(caller, method.role, method.scope(caller.protocol, params))
+            _check(caller, method.role, method.scope_for(caller.protocol, params))
         return method.handler(context, params)
 
     def _add(self, name: str, handler: Handler, **facts: Any) -> None:
@@ -150,6 +157,7 @@ class MethodTable:
             params=params,
             decoder=None if params is None else msgspec.json.Decoder(params),
             rules=None if params is None else VersionRules(params),
+            check=getattr(params, "violation", None),
             **facts,
         )
 

@@ -2,153 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
+from gateway.app.agents import Agent
 from gateway.app.context import Context
-from gateway.app.runs import Started, Turn
+from gateway.app.turn import Started, Turn
 from gateway.core.access import ADMIN, WRITE
-from gateway.core.params import SINCE_4, UNTIL_3, Natural, NonEmpty, Params, given, v3_max_length
+from gateway.core.params import given
 from gateway.core.projection import usage_payload
-from gateway.core.run import RunOutcome
+from gateway.core.run import Run, RunOutcome
 from gateway.core.stopwords import is_stop_command, parse_command
 from gateway.core.transcript import user_content
 from gateway.errors import InvalidRequest, MissingScope, Unavailable
 from gateway.model import Attachment, Message, RunRequest, RunState
-from gateway.rpc.common import agent_for, attachments, clean_text, fingerprint, session_key
+from gateway.rpc.common import (
+    agent_for,
+    attachments,
+    check_run_id,
+    clean_text,
+    fingerprint,
+    session_key,
+)
 from gateway.rpc.table import MethodTable, TwoPhase
+from gateway.rpc.turn_params import AgentParams, AgentWaitParams, ChatAbortParams, ChatSendParams
 
 methods = MethodTable()
 
 DEFAULT_WAIT_S = 30.0
 MAX_WAIT_S = 24 * 3600.0
+MAX_SESSION_ID_CHARS = 128
 TOOL_EVENTS = "tool-events"
 
-Ignored = Annotated[Any | UnsetType, SINCE_4]
-"""A field of version 4 that is accepted and has no effect here."""
-
-
-class ChatSendParams(Params, frozen=True):
-    """A message to a session."""
-
-    session_key: Annotated[NonEmpty, msgspec.Meta(max_length=512)]
-    message: str
-    idempotency_key: NonEmpty
-    thinking: str | UnsetType = UNSET
-    deliver: bool | UnsetType = UNSET
-    attachments: list[Any] | UnsetType = UNSET
-    timeout_ms: Natural | UnsetType = UNSET
-    agent_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    session_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    queue_mode: Annotated[
-        Literal["steer", "followup", "collect", "interrupt"] | UnsetType, SINCE_4
-    ] = UNSET
-    suppress_command_interpretation: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    expected_leaf_entry_id: Annotated[NonEmpty | UnsetType | None, SINCE_4] = UNSET
-    expected_permission_mode: Ignored = UNSET
-    expected_session_routing_contract: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    expected_tool_overrides: Ignored = UNSET
-    fast_auto_on_seconds: Ignored = UNSET
-    fast_mode: Ignored = UNSET
-    intent: Ignored = UNSET
-    mentions: Annotated[list[Any] | UnsetType, SINCE_4] = UNSET
-    originating_account_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    originating_channel: Annotated[str | UnsetType, SINCE_4] = UNSET
-    originating_thread_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    originating_to: Annotated[str | UnsetType, SINCE_4] = UNSET
-    reply_to_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    system_input_provenance: Ignored = UNSET
-    system_provenance_receipt: Annotated[str | UnsetType, SINCE_4] = UNSET
-    tool_bindings: Annotated[dict[str, Any] | UnsetType, SINCE_4] = UNSET
-    work_context: Annotated[dict[str, Any] | UnsetType, SINCE_4] = UNSET
-
-
-class ChatAbortParams(Params, frozen=True):
-    """Which run, or which session's runs, to end."""
-
-    session_key: NonEmpty
-    run_id: NonEmpty | UnsetType = UNSET
-    agent_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    preserve_side_runs: Annotated[bool | UnsetType, SINCE_4] = UNSET
-
-
-class Provenance(Params, frozen=True):
-    """Where an input came from."""
-
-    kind: Literal["external_user", "inter_session", "internal_system"]
-    source_channel: str | UnsetType = UNSET
-    source_session_key: str | UnsetType = UNSET
-    source_tool: str | UnsetType = UNSET
-    job_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    origin_session_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    run_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    source_prompt_prefix: Annotated[str | UnsetType, SINCE_4] = UNSET
-    source_role: Annotated[Literal["subagent"] | UnsetType, SINCE_4] = UNSET
-
-
-class AgentParams(Params, frozen=True):
-    """One turn of an agent; the delivery fields are kept for channels."""
-
-    message: NonEmpty
-    idempotency_key: NonEmpty
-    agent_id: NonEmpty | UnsetType = UNSET
-    session_key: str | UnsetType = UNSET
-    session_id: str | UnsetType = UNSET
-    to: str | UnsetType = UNSET
-    reply_to: str | UnsetType = UNSET
-    channel: str | UnsetType = UNSET
-    reply_channel: str | UnsetType = UNSET
-    account_id: str | UnsetType = UNSET
-    reply_account_id: str | UnsetType = UNSET
-    thread_id: str | UnsetType = UNSET
-    group_id: str | UnsetType = UNSET
-    group_channel: str | UnsetType = UNSET
-    group_space: str | UnsetType = UNSET
-    thinking: str | UnsetType = UNSET
-    deliver: bool | UnsetType = UNSET
-    best_effort_deliver: bool | UnsetType = UNSET
-    attachments: list[Any] | UnsetType = UNSET
-    timeout: Natural | UnsetType = UNSET
-    lane: str | UnsetType = UNSET
-    extra_system_prompt: str | UnsetType = UNSET
-    input_provenance: Provenance | UnsetType = UNSET
-    label: (
-        Annotated[str, msgspec.Meta(min_length=1, max_length=512), v3_max_length(64)] | UnsetType
-    ) = UNSET
-    spawned_by: Annotated[str | UnsetType, UNTIL_3] = UNSET
-    acp_turn_source: Ignored = UNSET
-    bootstrap_context_mode: Ignored = UNSET
-    bootstrap_context_run_kind: Ignored = UNSET
-    cleanup_bundle_mcp_on_run_end: Ignored = UNSET
-    cwd: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    disable_message_tool: Ignored = UNSET
-    exec_approval_followup_expected_session_id: Ignored = UNSET
-    expected_existing_session_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    force_code_mode_tools: Ignored = UNSET
-    force_restart_safe_tools: Ignored = UNSET
-    internal_events: Ignored = UNSET
-    internal_execution_identity_recovery_attempt: Ignored = UNSET
-    internal_execution_identity_retry: Ignored = UNSET
-    internal_runtime_handoff_id: Ignored = UNSET
-    model: Annotated[str | UnsetType, SINCE_4] = UNSET
-    model_run: Ignored = UNSET
-    prompt_mode: Ignored = UNSET
-    provider: Annotated[str | UnsetType, SINCE_4] = UNSET
-    session_effects: Ignored = UNSET
-    source_reply_delivery_mode: Ignored = UNSET
-    suppress_prompt_persistence: Annotated[bool | UnsetType, SINCE_4] = UNSET
-    swarm_collector: Ignored = UNSET
-    swarm_output_schema: Ignored = UNSET
-    voice_wake_trigger: Annotated[str | UnsetType, SINCE_4] = UNSET
-
-
-class AgentWaitParams(Params, frozen=True):
-    """Which run to wait for, and how long (default 30 s)."""
-
-    run_id: NonEmpty
-    timeout_ms: Natural | UnsetType = UNSET
+GREETING = "A new session was started. Greet the user briefly."
+"""What the agent is told where ``/new`` or ``/reset`` came without a message."""
 
 
 @methods.method("chat.send", scope=WRITE)
@@ -157,42 +46,56 @@ async def chat_send(context: Context, params: ChatSendParams) -> dict[str, Any]:
     key = session_key(context, params.session_key, params.agent_id)
     agent = agent_for(context, key)
     text = clean_text(params.message)
-    if not given(params.suppress_command_interpretation, False):
-        if is_stop_command(text):
-            return _aborted(context.services.runs.abort_session(key, "stop"))
-        text = await _restart(context, key, text, params.message)
+    commands = not given(params.suppress_command_interpretation, False)
+    if commands and is_stop_command(text):
+        return _aborted(context.services.runs.abort_session(key, "stop"))
     files = attachments(given(params.attachments, []), context.services.limits.attachment_bytes)
     if not text.strip() and not files:
         raise InvalidRequest("message or attachment required")
     await _check_send_policy(context, key)
-    timeout = given(params.timeout_ms, None)
+    prepare = None
+    if commands:
+        text, prepare = _commanded(context, key, text)
+    timeout_ms = given(params.timeout_ms, None)
     started = await context.services.runs.start(
         _turn(
             context,
-            params.idempotency_key,
-            key,
-            agent.agent_id,
-            text,
-            files,
-            origin="chat",
-            thinking=given(params.thinking, None),
-            timeout_s=None if timeout is None else timeout / 1000,
+            RunRequest(
+                run_id=check_run_id(params.idempotency_key),
+                session_key=key,
+                session_id="",
+                agent_id=agent.agent_id,
+                text=text,
+                attachments=files,
+                thinking=given(params.thinking, None),
+                timeout_s=_timeout(context, timeout_ms, 1000),
+            ),
+            "chat",
+            prepare,
         )
     )
     return _chat_answer(context, started)
 
 
-async def _restart(context: Context, key: str, text: str, original: str) -> str:
-    """Do what ``/new`` and ``/reset`` at the start of a message ask; return what is left to say."""
+def _commanded(
+    context: Context, key: str, text: str
+) -> tuple[str, Callable[[], Awaitable[None]] | None]:
+    """Read ``/new`` and ``/reset`` at the start of a message; return what is left to say, and what to do.
+
+    Raises MissingScope: beginning a session anew is for admins.
+    """
     command = parse_command(text)
     if command is None or command.name == "stop":
-        return text
+        return text, None
     if ADMIN not in context.caller.scopes:
         raise MissingScope(ADMIN, (ADMIN,))
-    services = context.services
-    services.runs.abort_session(key, "reset")
-    await services.sessions.reset(key, reason=command.name, keep_id=context.caller.protocol >= 4)
-    return command.rest or "A new session was started. Greet the user briefly."
+    services, keep_id = context.services, context.caller.protocol >= 4
+
+    async def restart() -> None:
+        services.runs.abort_session(key, "reset")
+        await services.sessions.reset(key, reason=command.name, keep_id=keep_id)
+
+    return command.rest or GREETING, restart
 
 
 def _chat_answer(context: Context, started: Started) -> dict[str, Any]:
@@ -238,26 +141,29 @@ def chat_abort(context: Context, params: ChatAbortParams) -> dict[str, Any]:
 async def agent(context: Context, params: AgentParams) -> TwoPhase | dict[str, Any]:
     """Start a run; answered when it is accepted, and again when it has ended."""
     services = context.services
-    key, text = _agent_target(context, params)
-    command = parse_command(text)
-    if command is not None and command.name != "stop":
-        text = await _restart(context, key, text, params.message)
+    key, target, session_id = await _agent_target(context, params)
+    text = clean_text(params.message)
+    if not text.strip():
+        raise InvalidRequest("invalid agent params: message must not be blank")
     files = attachments(given(params.attachments, []), services.limits.attachment_bytes)
     await _check_send_policy(context, key)
-    timeout = given(params.timeout, None)
-    agent_id = agent_for(context, key).agent_id
+    text, prepare = _commanded(context, key, text)
     started = await services.runs.start(
         _turn(
             context,
-            params.idempotency_key,
-            key,
-            agent_id,
-            text,
-            files,
-            origin="agent",
-            thinking=given(params.thinking, None),
-            timeout_s=None if timeout is None else float(timeout),
-            extra_system_prompt=given(params.extra_system_prompt, None),
+            RunRequest(
+                run_id=check_run_id(params.idempotency_key),
+                session_key=key,
+                session_id=session_id,
+                agent_id=target.agent_id,
+                text=text,
+                attachments=files,
+                thinking=given(params.thinking, None),
+                extra_system_prompt=given(params.extra_system_prompt, None),
+                timeout_s=_timeout(context, given(params.timeout, None), 1),
+            ),
+            "agent",
+            prepare,
         )
     )
     if started.outcome is not None:
@@ -268,45 +174,61 @@ async def agent(context: Context, params: AgentParams) -> TwoPhase | dict[str, A
         "acceptedAt": started.accepted_at_ms,
     }
     if context.caller.protocol >= 4:
-        accepted |= {"sessionKey": key, "agentId": agent_id}
-    return TwoPhase(accepted, _ended(context, started.run_id))
+        accepted |= {"sessionKey": key, "agentId": target.agent_id}
+    return TwoPhase(accepted, _ended(context, started.run_id, services.runs.get(started.run_id)))
 
 
-def _agent_target(context: Context, params: AgentParams) -> tuple[str, str]:
-    """Return the session's canonical key and the text. Raises InvalidRequest."""
+async def _agent_target(context: Context, params: AgentParams) -> tuple[str, Agent, str]:
+    """Return the canonical key of the session, named by key or id, its agent, and the id if it is new.
+
+    Raises InvalidRequest.
+    """
     services = context.services
     for name in ("channel", "reply_channel"):
         channel = given(getattr(params, name), "")
         if channel and channel.strip().lower() not in ("webchat", "last"):
             raise InvalidRequest(f"invalid agent params: unknown channel: {channel[:64]}")
-    agent_id = given(params.agent_id, None)
-    if agent_id is not None and services.agents.get(agent_id.strip().lower()) is None:
+    named = given(params.agent_id, None)
+    agent_id = None if named is None else named.strip().lower()
+    if agent_id is not None and services.agents.get(agent_id) is None:
         raise InvalidRequest(f'invalid agent params: unknown agent id "{agent_id[:64]}"')
-    default = services.agents.keys.main_session(agent_id.strip().lower() if agent_id else None)
-    key = session_key(context, given(params.session_key, "").strip() or default)
-    owner = agent_for(context, key).agent_id
-    if agent_id is not None and owner != agent_id.strip().lower():
+    wanted = given(params.session_key, "").strip()
+    session_id = "" if wanted else given(params.session_id, "").strip()
+    if len(session_id) > MAX_SESSION_ID_CHARS:
+        raise InvalidRequest("invalid agent params: at /sessionId: too long")
+    if session_id:
+        session = await services.store.get_session_by_id(session_id)
+        named_agent = agent_id or services.agents.default_id
+        wanted = f"agent:{named_agent}:explicit:{session_id}" if session is None else session.key
+    key = session_key(context, wanted or services.agents.keys.main_session(agent_id))
+    owner = agent_for(context, key)
+    if agent_id not in (None, owner.agent_id):
         raise InvalidRequest(
-            f'invalid agent params: agent "{agent_id[:64]}" does not match session key agent "{owner}"'
+            f'invalid agent params: agent "{agent_id}" does not match session key agent '
+            f'"{owner.agent_id}"'
         )
-    text = clean_text(params.message)
-    if not text.strip():
-        raise InvalidRequest("invalid agent params: message must not be blank")
-    return key, text
+    return key, owner, session_id
 
 
-async def _ended(context: Context, run_id: str) -> dict[str, Any]:
+async def _ended(context: Context, run_id: str, run: Run | None) -> dict[str, Any]:
     outcome = await context.services.runs.wait(run_id, MAX_WAIT_S)
     if outcome is None:
         raise Unavailable("the run did not end in time", retryable=True)
-    return await _final(context, outcome)
+    return await _final(context, outcome, run)
 
 
-async def _final(context: Context, outcome: RunOutcome) -> dict[str, Any]:
-    """Return the second response of ``agent``. Raises Unavailable where the run failed."""
+async def _final(context: Context, outcome: RunOutcome, run: Run | None = None) -> dict[str, Any]:
+    """Return the second response of ``agent``. Raises Unavailable where the run failed.
+
+    The text is that of ``run``, else the one in the transcript.
+    """
     if outcome.state is RunState.FAILED:
         raise _failed(outcome)
-    text = await context.services.sessions.answer_text(outcome.session_id, outcome.run_id)
+    if run is not None:
+        text = run.text
+    else:
+        sessions = context.services.sessions
+        text = await sessions.answer_text(outcome.session_id, outcome.run_id)
     meta: dict[str, Any] = {
         "durationMs": outcome.ended_at_ms - (outcome.started_at_ms or outcome.ended_at_ms),
         "aborted": outcome.state is RunState.ABORTED,
@@ -329,14 +251,15 @@ async def _final(context: Context, outcome: RunOutcome) -> dict[str, Any]:
 @methods.method("agent.wait", scope=WRITE, waits=True)
 async def agent_wait(context: Context, params: AgentWaitParams) -> dict[str, Any]:
     """Wait until a run has ended, at most ``timeoutMs``."""
+    run_id = check_run_id(params.run_id)
     timeout_ms = given(params.timeout_ms, None)
-    timeout_s = DEFAULT_WAIT_S if timeout_ms is None else min(timeout_ms / 1000, MAX_WAIT_S)
-    outcome = await context.services.runs.wait(params.run_id, timeout_s)
+    timeout_s = DEFAULT_WAIT_S if timeout_ms is None else min(timeout_ms, MAX_WAIT_S * 1000) / 1000
+    outcome = await context.services.runs.outcome(run_id, timeout_s)
     if outcome is None:
-        return {"runId": params.run_id, "status": "timeout"}
+        return {"runId": run_id, "status": "timeout"}
     statuses = {RunState.DONE: "ok", RunState.FAILED: "error", RunState.ABORTED: "timeout"}
     answer: dict[str, Any] = {
-        "runId": params.run_id,
+        "runId": run_id,
         "status": statuses[outcome.state],
         "endedAt": outcome.ended_at_ms,
     }
@@ -351,44 +274,40 @@ async def agent_wait(context: Context, params: AgentWaitParams) -> dict[str, Any
 
 def _turn(
     context: Context,
-    run_id: str,
-    key: str,
-    agent_id: str,
-    text: str,
-    files: tuple[Attachment, ...],
-    *,
+    request: RunRequest,
     origin: str,
-    thinking: str | None,
-    timeout_s: float | None,
-    extra_system_prompt: str | None = None,
+    prepare: Callable[[], Awaitable[None]] | None,
 ) -> Turn:
     caller, services = context.caller, context.services
-    limit = services.limits.run_timeout_max_s
+    text, files = request.text, request.attachments
     return Turn(
-        request=RunRequest(
-            run_id=run_id,
-            session_key=key,
-            session_id="",
-            agent_id=agent_id,
-            text=text,
-            attachments=files,
-            thinking=thinking,
-            extra_system_prompt=extra_system_prompt,
-            timeout_s=None if timeout_s is None else min(timeout_s, limit) or limit,
-        ),
+        request=request,
         message=Message(
             message_id=services.entropy.uuid4(),
             role="user",
             content=user_content(text, files),
             timestamp_ms=services.clock.now_ms(),
-            run_id=run_id,
+            run_id=request.run_id,
         ),
-        fingerprint=fingerprint(key, text, [(f.mime_type, f.file_name, f.data) for f in files]),
+        fingerprint=_fingerprint(request.session_key, text, files),
         origin=origin,
         actor=caller.principal.actor,
         conn_id=caller.conn_id,
         wants_tools=TOOL_EVENTS in caller.caps,
+        prepare=prepare,
     )
+
+
+def _fingerprint(key: str, text: str, files: tuple[Attachment, ...]) -> str:
+    return fingerprint(key, text, [(f.mime_type, f.file_name, f.data) for f in files])
+
+
+def _timeout(context: Context, timeout: int | None, per_second: int) -> float | None:
+    """Return the time a request gives its run, in seconds; 0 asks for as long as there is."""
+    if timeout is None:
+        return None
+    longest = context.services.limits.run_timeout_max_s
+    return min(timeout, longest * per_second) / per_second or longest
 
 
 async def _check_send_policy(context: Context, key: str) -> None:
