@@ -15,7 +15,7 @@ JavaScript does; what has no JSON form at all (an arbitrary object, a lone surro
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ MAX_TEXT: Final = 300
 """Characters of an error's text; what a client sent may stand in it."""
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="req"):
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A decoded request frame; ``params`` stays undecoded until the method is known."""
 
     id: NonEmpty
@@ -42,6 +42,12 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     expectedProfileId: (  # noqa: N815 - its name on the wire
         Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | msgspec.UnsetType
     ) = msgspec.UNSET
+
+
+class _RequestFrame(Request, frozen=True, kw_only=True):
+    """A request with its type: a field, since a tag of msgspec may be missing."""
+
+    type: Literal["req"]
 
 
 class NotJson(Exception):
@@ -61,7 +67,7 @@ class EncodeFailed(Exception):
     """A value that was to be sent has no JSON form."""
 
 
-_decoder = msgspec.json.Decoder(Request)
+_decoder = msgspec.json.Decoder(_RequestFrame)
 _encoder = msgspec.json.Encoder()
 _VALUE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 

@@ -241,5 +241,5 @@ class OutboxModel(RuleBasedStateMachine):
         assert self.outbox.expired(self.now) is (bool(ages) and ages[0] > MAX_AGE)
 
 
-OutboxModel.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+OutboxModel.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
 TestOutboxModel = OutboxModel.TestCase

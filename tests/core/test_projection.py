@@ -95,7 +95,11 @@ def test_text_is_an_agent_event_and_a_chat_delta(protocol: int) -> None:
     assert isinstance(agent, TextDelta)
     assert isinstance(chat, TextDelta)
 
-    assert payload(agent, protocol)["data"] == {"text": "Hello you", "delta": " you"}
+    told = payload(agent, protocol)
+    assert told["data"] == {"text": "Hello you", "delta": " you"}
+    named = {"agentId": "main", "sessionId": "s0"} if protocol == 4 else {}
+    assert {name: told[name] for name in ("agentId", "sessionId") if name in told} == named
+    assert (told["stream"], told["seq"], told["ts"]) == ("assistant", 3, NOW)
     shown = payload(chat, protocol)
     assert shown["message"] == {
         "role": "assistant",
@@ -104,6 +108,7 @@ def test_text_is_an_agent_event_and_a_chat_delta(protocol: int) -> None:
     }
     assert (shown["state"], shown["seq"], shown["runId"]) == ("delta", 3, "r1")
     assert shown.get("deltaText") == (" you" if protocol == 4 else None)
+    assert shown.get("agentId") == ("main" if protocol == 4 else None)
     assert "replace" not in shown
     assert agent.key != chat.key
     assert (agent.group, agent.delivery) == (chat.group, chat.delivery) == ("r1", Delivery.LATEST)

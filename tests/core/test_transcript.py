@@ -14,6 +14,7 @@ from gateway.core.transcript import (
     MAX_CHARS_V3,
     MAX_CHARS_V4,
     MAX_MESSAGE_BYTES,
+    MAX_TOTAL_BYTES,
     OMITTED,
     preview,
     text_of,
@@ -107,6 +108,12 @@ def test_a_users_message_tells_its_idempotency_key() -> None:
     bare = wire_message(message(role="user"), 4)
     assert bare["__openclaw"] == {"id": "m1", "seq": 0}
     assert "stopReason" not in bare
+
+
+def test_the_limits_are_those_of_the_protocol() -> None:
+    """Characters of a text by version, bytes of a message, bytes of a history."""
+    assert (MAX_CHARS_V3, MAX_CHARS_V4) == (12_000, 8_000)
+    assert (MAX_MESSAGE_BYTES, MAX_TOTAL_BYTES) == (131_072, 6_291_456)
 
 
 @pytest.mark.parametrize(("protocol", "limit"), [(3, MAX_CHARS_V3), (4, MAX_CHARS_V4)])
