@@ -146,8 +146,8 @@ class GatewayService(Service):
     def take(self, *, forks: bool = False) -> None:
         """Take the state directory; open the log, the store and the ports. Raises StartError.
 
-        What privilegedStartService does, unless it was done before a fork. As the lock names its owner,
-        who ``forks`` takes it once more afterwards.
+        What privilegedStartService does, unless it was done before. As locks name their owner, who
+        ``forks`` signs them afterwards.
         """
         warnings = [*self._loaded.warnings, *self.state.ensure()]
         self.state.lock(self.clock)
@@ -166,12 +166,21 @@ class GatewayService(Service):
             if self._log_file is None:
                 self.take()
             elif self._forks:
-                self.state.lock(self.clock)
-                self.state.announce(self.urls[0])
+                self._sign_locks()
         except StartError as error:
             raise self._refusal(error) from error
         self.services.operations.pid = os.getpid()
         super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def _sign_locks(self) -> None:
+        """After a fork, put this process's id in the place of its parent's. Raises StartError."""
+        self.state.lock(self.clock)
+        self.state.announce(self.urls[0])
+        for listener in self._listeners:
+            lock = getattr(listener.port, "lockFile", None)  # that of a Unix socket
+            if lock is not None:
+                os.unlink(lock.name)
+                lock.lock()
 
     def _refusal(self, error: StartError) -> BaseException:
         """Return what ends the start, so that the line reaches whoever started it."""
@@ -326,7 +335,7 @@ class GatewayService(Service):
             state_dir=str(self.state.path),
             auth_mode=self.config.auth.mode,
             config=ConfigView(
-                path=str(path) if path is not None else str(self.state.path / "gateway.toml"),
+                path=str(path.absolute() if path is not None else self.state.path / "gateway.toml"),
                 exists=path is not None,
                 raw=raw,
                 parsed=parsed,

@@ -31,8 +31,9 @@ reactor: Any = installed_reactor
 @pytest_twisted.ensureDeferred
 async def test_background(tmp_path: Path) -> None:
     """The command returns 0 once the daemon runs; the lock has the daemon's pid; SIGTERM ends it."""
-    port, state = free_port(), tmp_path / "state"
-    world = World(tmp_path, GATEWAY_LISTEN=f"127.0.0.1:{port}", GATEWAY_STATE_DIR="state")
+    port, state, socket = free_port(), tmp_path / "state", tmp_path / "socket"
+    listen = f"127.0.0.1:{port} unix:{socket}"
+    world = World(tmp_path, GATEWAY_LISTEN=listen, GATEWAY_STATE_DIR="state")
     pidfile, log = tmp_path / "pid", tmp_path / "log"
     start = TWISTD, "--pidfile", pidfile, "--logfile", log, "gateway"
 
@@ -46,6 +47,7 @@ async def test_background(tmp_path: Path) -> None:
         token = (state / "token").read_text().strip()
         client = await join(reactor, lock["url"], token)
         assert (await client.call("status"))["pid"] == pid
+        assert str((tmp_path / "socket.lock").readlink()) == str(pid)
         assert (await client.chat("hello").result()).text == "hello"
         await client.close()
 
@@ -59,6 +61,6 @@ async def test_background(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGTERM)
 
     until(lambda: not world.processes(), STOP_S, log.read_text)
-    assert not pidfile.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "state"}
     assert_clean(log.read_text(), state)
     assert "gateway stopped" in log.read_text()

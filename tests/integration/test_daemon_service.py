@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,11 @@ from gateway.app.periodic import Pruner
 from gateway.config import load
 from gateway.core.run import RunOutcome
 from gateway.model import RunState
-from gateway.service import GatewayService, make_gateway
+from gateway.service import START_PAUSE_S, GatewayService, make_gateway
 from gateway.statedir import StateDirectory
 from gateway.tap import Options, makeService
 from gateway.testing import FakeClock, FakeEntropy
-from tests.integration.daemon import probe, soon
+from tests.integration.daemon import log_records, probe, soon
 
 pytestmark = pytest.mark.integration
 
@@ -63,30 +66,63 @@ def test_defaults(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "pidfile"),
+    [
+        (["twistd", "gateway"], ""),
+        (["twistd", "--pidfile=twistd.pid", "gateway"], "twistd.pid"),
+        (["twistd", "--pidfile", "twistd.pid", "gateway"], "twistd.pid"),
+        (["twistd", "--pidfile=/run/gateway.pid", "gateway"], "/run/gateway.pid"),
+    ],
+)
+def test_pidfile(monkeypatch: pytest.MonkeyPatch, arguments: list[str], pidfile: str) -> None:
+    """Twistd writes a pidfile only where the user asks for one: the state directory has a lock."""
+    monkeypatch.setattr(sys, "argv", arguments)
+    options: Any = Options()
+    options.parent = {"pidfile": "/run/gateway.pid" if "/run" in pidfile else "twistd.pid"}
+
+    options.parseOptions([])
+
+    assert options.parent["pidfile"] == pidfile
+
+
+class InProcess:
+    """A gateway in the test's own process, on a fake clock and a free port."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = FakeClock()
+        self.state = StateDirectory(directory / "state")
+        self.whole = make_gateway(
+            GatewayService(
+                loaded=load(None, {}),
+                listen_specs=["127.0.0.1:0"],
+                state=self.state,
+                token_file=None,
+                environ={},
+                reactor=reactor,
+                clock=self.clock,
+                entropy=FakeEntropy(),
+            )
+        )
+        self.gateway, self.pruner = parts(self.whole)
+
+    async def stop(self) -> None:
+        """Stop it, with nothing under way in the store."""
+        await soon(reactor, lambda: self.gateway.store.pending == 0)
+        await self.whole.stopService()
+
+
 @pytest_twisted.ensureDeferred
 async def test_parts_start_and_stop_together(tmp_path: Path) -> None:
     """The pruner sweeps every 60 s of the injected clock, and stops with the gateway: nothing is pending."""
-    clock = FakeClock()
-    state = StateDirectory(tmp_path / "state")
-    whole = make_gateway(
-        GatewayService(
-            loaded=load(None, {}),
-            listen_specs=["127.0.0.1:0"],
-            state=state,
-            token_file=None,
-            environ={},
-            reactor=reactor,
-            clock=clock,
-            entropy=FakeEntropy(),
-        )
-    )
-    gateway, pruner = parts(whole)
+    here = InProcess(tmp_path)
+    gateway, clock, state = here.gateway, here.clock, here.state
     window = gateway.services.runs.window
     window.claim("key", "content", "run", clock.now_ms())
     window.settle("key", OUTCOME, clock.now_ms())
-    whole.privilegedStartService()
+    here.whole.privilegedStartService()
     assert gateway.failing() == ["start", "agent"]
-    whole.startService()
+    here.whole.startService()
     assert gateway.failing() == ["start"]
     assert not gateway.started()
     await soon(reactor, gateway.started)
@@ -98,11 +134,49 @@ async def test_parts_start_and_stop_together(tmp_path: Path) -> None:
         clock.advance(60)
     assert "key" not in window.claims
 
-    await soon(reactor, lambda: gateway.store.pending == 0)
-    await whole.stopService()
+    await here.stop()
     assert not gateway.running
-    assert not pruner.running
+    assert not here.pruner.running
     assert clock.getDelayedCalls() == []
     assert probe(int(gateway.urls[0].rpartition(":")[2]), "/healthz").status == 0
     state.lock(clock)
     state.unlock()
+
+
+@pytest_twisted.ensureDeferred
+async def test_start_waits_for_the_store(tmp_path: Path) -> None:
+    """While the store can't do what the start needs, /startupz says 503; the start goes on when it can."""
+    here = InProcess(tmp_path)
+    here.whole.privilegedStartService()
+    with closing(sqlite3.connect(here.state.database)) as database:
+        database.execute("ALTER TABLE runs RENAME TO away")
+        here.whole.startService()
+        await soon(reactor, lambda: log_lines(here, "the start waits for the store"))
+        assert here.gateway.failing() == ["start"]
+        database.execute("ALTER TABLE away RENAME TO runs")
+
+    here.clock.advance(START_PAUSE_S)
+    await soon(reactor, here.gateway.started)
+
+    await here.stop()
+    assert len(log_lines(here, "gateway ready")) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_in_the_middle_of_the_start(tmp_path: Path) -> None:
+    """A gateway that is stopped before it was ready stops as any other, and never says that it is ready."""
+    here = InProcess(tmp_path)
+    here.whole.privilegedStartService()
+    here.whole.startService()
+
+    await here.whole.stopService()
+
+    assert log_lines(here, "gateway stopped")
+    assert not log_lines(here, "gateway ready")
+    assert here.clock.getDelayedCalls() == []
+
+
+def log_lines(here: InProcess, start: str) -> list[str]:
+    """Return the messages of the log that start so."""
+    messages = [record["message"] for record in log_records(here.state.path)]
+    return [message for message in messages if message.startswith(start)]
