@@ -74,7 +74,7 @@ class Drain:
     async def _sent(self) -> None:
         """Wait until nobody waits for what was queued."""
         factory = self._wiring.factory
-        while any(each.context and each.outbox for each in factory.open_connections):
+        while any(each.context and each.waiting for each in factory.open_connections):
             await deferLater(self._clock, POLL_S, lambda: None)
 
     async def _close_connections(self) -> None:

@@ -82,7 +82,6 @@ class Metrics:
         self._runs = counter("runs", "Runs ended.", "outcome")
         self._runs_active = gauge("runs_active", "Runs that have not ended.")
         self._listener_errors = counter("listener_errors", "Listeners of runs that raised.")
-        self._store_operations = counter("store_operations", "Operations of the store.", "outcome")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
         self._swept = counter("registry_swept", "Entries that sweeps removed.", "registry")
@@ -129,10 +128,9 @@ class Metrics:
         """Count a listener of a run that raised."""
         self._listener_errors.add(1)
 
-    def store_done(self, *, failed: bool = False, count: int = 1) -> None:
-        """Count operations of the store; ``store_failing`` is how the last of them ended."""
-        self._store_operations.add(count, "error" if failed else "ok")
-        self._store_failing.set(failed)
+    def store_state(self, *, failing: bool) -> None:
+        """Say whether the store fails to write now."""
+        self._store_failing.set(failing)
 
     def registry_swept(self, registry: str, size: int, removed: int) -> None:
         """Count one sweep of a registry, after which it has ``size`` entries."""

@@ -104,7 +104,7 @@ class GatewayService(Service):
         self.services = self.wiring.services
         path = loaded.path
         self._base_dir = path.absolute().parent if path is not None else Path.cwd()
-        root = make_root(self, authorize=self._authorized, exposition=self.wiring.metrics.render)
+        root = make_root(self, authorize=self._authorized, exposition=self._exposition)
         self.port = SwitchFactory(
             self.wiring.factory,
             Site(root, clock, websocket=self.wiring.factory),
@@ -353,6 +353,10 @@ class GatewayService(Service):
             self.reactor, pool, logfile.tail, self.state.logs, cursor, limit, max_bytes
         )
         return reading.addCallback(_tail_payload)
+
+    def _exposition(self) -> bytes:
+        self.wiring.metrics.store_state(failing=self.store.failing is not None)
+        return self.wiring.metrics.render()
 
     def _authorized(self, bearer: str | None) -> bool:
         auth = self.wiring.edge.policy.auth

@@ -39,8 +39,7 @@ def test_everything_is_rendered() -> None:
     metrics.runs_active(5)
     metrics.run_ended("done")
     metrics.listener_failed()
-    metrics.store_done(count=7)
-    metrics.store_done(failed=True)
+    metrics.store_state(failing=True)
     metrics.registry_swept("runs", 9, 1)
     metrics.registry_swept("runs", 8, 2)
     found = {name: value for name, value in samples(metrics).items() if "seconds" not in name}
@@ -59,8 +58,6 @@ def test_everything_is_rendered() -> None:
         "gateway_runs_active": 5,
         "gateway_runs_total{outcome=done}": 1,
         "gateway_listener_errors_total": 1,
-        "gateway_store_operations_total{outcome=ok}": 7,
-        "gateway_store_operations_total{outcome=error}": 1,
         "gateway_store_failing": 1,
         "gateway_registry_size{registry=runs}": 8,
         "gateway_registry_swept_total{registry=runs}": 3,
@@ -78,10 +75,10 @@ def test_metrics_are_their_own() -> None:
 
 
 def test_store_recovers() -> None:
-    """The store counts as failing until an operation succeeds again."""
+    """The store counts as failing until it is said to work again."""
     metrics = Metrics()
-    metrics.store_done(failed=True)
-    metrics.store_done()
+    metrics.store_state(failing=True)
+    metrics.store_state(failing=False)
     assert samples(metrics)["gateway_store_failing"] == 0
 
 

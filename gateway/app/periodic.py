@@ -31,6 +31,7 @@ class Periodic(Service):
         self.interval_s = interval_s
         self._work = work
         self._loop: LoopingCall | None = None
+        self._over: Deferred[Any] | None = None
 
     def startService(self) -> None:
         """Start the beat; the first pass is one interval away."""
@@ -38,14 +39,15 @@ class Periodic(Service):
         self._loop = LoopingCall(self._beat)
         self._loop.clock = self.clock
         # Its Deferred does not fail, since no pass does.
-        self._loop.start(self.interval_s, now=False)
+        self._over = self._loop.start(self.interval_s, now=False)
 
-    def stopService(self) -> Any:
-        """Stop the beat."""
+    def stopService(self) -> Deferred[Any] | None:
+        """Stop the beat; returns when the pass that is under way is over."""
         if self._loop is not None and self._loop.running:
             self._loop.stop()
-        self._loop = None
-        return super().stopService()  # type: ignore[no-untyped-call]
+        over, self._loop, self._over = self._over, None, None
+        super().stopService()  # type: ignore[no-untyped-call]
+        return over
 
     def _beat(self) -> Deferred[Any]:
         return maybeDeferred(self._work).addErrback(

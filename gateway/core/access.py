@@ -14,6 +14,8 @@ from hashlib import sha256
 from typing import Final
 
 ADMIN: Final = "operator.admin"
+UNIX_ADDRESS: Final = "unix"
+"""What stands for the address of a peer on a Unix socket."""
 READ: Final = "operator.read"
 WRITE: Final = "operator.write"
 
@@ -126,8 +128,13 @@ class Peer:
 
     @property
     def local(self) -> bool:
-        """Whether it is a direct client on this machine: loopback, and no proxy in between."""
-        return not self.forwarded and is_loopback(self.address)
+        """Whether it is a direct client on this machine: loopback or a Unix socket, and no proxy."""
+        return not self.forwarded and is_local_address(self.address)
+
+
+def is_local_address(address: str) -> bool:
+    """Whether who connects from there is on this machine: a Unix socket has no other peers."""
+    return address == UNIX_ADDRESS or is_loopback(address)
 
 
 def is_loopback(address: str) -> bool:

@@ -11,7 +11,7 @@ from gateway.app.context import Caller, Services
 from gateway.app.hello import Hello
 from gateway.app.presence import Presence
 from gateway.config import LimitsConfig
-from gateway.core.access import Peer, is_loopback
+from gateway.core.access import Peer, is_local_address
 from gateway.core.connect import DoorPolicy, Proven
 from gateway.core.events import Event
 from gateway.core.frames import response
@@ -33,6 +33,9 @@ FORWARDED_HEADERS = (
     "x-real-ip",
 )
 
+MAX_USER_AGENT = 300
+"""Characters of it that are kept, for the close line."""
+
 
 class Strangers:
     """Connections that are not authenticated yet, counted per address."""
@@ -48,7 +51,7 @@ class Strangers:
 
     def enter(self, connection: GatewayProtocol, address: str) -> bool:
         """Count a connection; return False if its address has too many already."""
-        limit = self._loopback if is_loopback(address) else self._per_address
+        limit = self._loopback if is_local_address(address) else self._per_address
         if self._counts.get(address, 0) >= limit:
             return False
         self._addresses[connection] = address
@@ -108,7 +111,7 @@ class Edge:
             peer.port,
             host=headers.get("host"),
             origin=headers.get("origin"),
-            user_agent=headers.get("user-agent"),
+            user_agent=headers.get("user-agent", "")[:MAX_USER_AGENT] or None,
             forwarded=any(name in headers for name in FORWARDED_HEADERS),
         )
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from gateway.app.periodic import Measured, Periodic, Pruner
 from gateway.core.registry import Registry
 from gateway.metrics import Metrics
-from gateway.testing import FakeClock
+from gateway.testing import FakeClock, result_of
 from tests.app.harness import Client, Gate
 
 
@@ -46,7 +46,7 @@ def test_the_pruner_removes_all_that_expired(gate: Gate) -> None:
 
     assert before == (3, 11)
     assert (dedupe.sessions, dedupe.identities) == (0, 3)
-    assert pruner.stopService() is None
+    pruner.stopService()
     assert gate.runs.busy("agent:main:s0")
 
 
@@ -139,6 +139,23 @@ def test_a_slow_pass_skips_beats() -> None:
     beat.stopService()
 
 
+def test_stopping_during_a_pass() -> None:
+    """A beat has stopped when the pass that is under way is over; no other follows it."""
+    clock = FakeClock()
+    passing: Deferred[None] = Deferred()
+    beat = Periodic("beat", clock, 60, lambda: passing)
+    beat.startService()
+    clock.advance(60)
+    stopped = beat.stopService()
+    assert stopped is not None
+    before = stopped.called
+    passing.callback(None)
+
+    assert not before
+    assert stopped.called
+    assert clock.getDelayedCalls() == []
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_stopping_twice(started: bool) -> None:
     """A beat can be stopped whether it runs or not."""
@@ -172,3 +189,17 @@ def test_the_registries_of_a_gateway(gate: Gate) -> None:
         "idempotency",
         "presence",
     ]
+
+
+def test_a_stop_waits_for_the_pass_that_is_under_way() -> None:
+    """The Deferred of stopService fires when a pass that takes time is over."""
+    clock, work = FakeClock(), Deferred[None]()
+    periodic = Periodic("slow", clock, 1.0, lambda: work)
+    periodic.startService()
+    clock.advance(1)
+    stopping = periodic.stopService()
+    assert stopping is not None
+    assert not stopping.called
+    work.callback(None)
+    result_of(stopping)
+    assert Periodic("never started", clock, 1.0, lambda: None).stopService() is None

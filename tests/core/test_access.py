@@ -342,3 +342,9 @@ def test_any_origin_is_judged(origin: str) -> None:
     (*normal,) = normal_origins([origin])
     assert normal_origins(normal) == frozenset(normal)
     assert access.NULL_ORIGIN == "null"
+
+
+def test_a_unix_socket_is_local() -> None:
+    """Who comes through a Unix socket is on this machine."""
+    assert Peer("unix").local is True
+    assert Peer("unix", forwarded=True).local is False
