@@ -229,7 +229,7 @@ class Drive:
         storing: Deferred[Any] = maybeDeferred(host.store.finish_turn, end)
         storing.addErrback(failed).addCallback(stored)
         storing.addErrback(lambda failure: _log.failure("announcing an end", failure=failure))
-        if announce:
+        if not storing.called:
             patience = host.clock.callLater(STORE_PATIENCE_S, announce, ())
 
     def _announce(

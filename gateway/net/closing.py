@@ -96,7 +96,7 @@ class Ending(Sending):
             self._log.warn(
                 "error after the end conn={conn} error={error}",
                 conn=self.conn_id,
-                error=repr(failure.value),
+                error=printable(repr(failure.value)),
             )
         self.close(
             CloseCause.INTERNAL_ERROR,
@@ -214,6 +214,7 @@ class Ending(Sending):
         self._gone = True
         self.close(CloseCause.PEER_GONE, 1006, reason.getErrorMessage())
         self._attempt(super().connectionLost, reason)
+        self._attempt(self.unregisterProducer)  # TLS keeps it, a cycle of all that is here
         self.edge.farewells.discard(self)
         self.factory.forget(self)
         self._attempt(log_closed, self)
@@ -224,6 +225,12 @@ def printable(value: str | None) -> str | None:
     if value is None:
         return None
     return " ".join(_UNPRINTABLE.sub(" ", value[: 4 * MAX_HEADER_CHARS]).split())[:MAX_HEADER_CHARS]
+
+
+def _where(peer: Peer) -> str:
+    if not peer.port:
+        return "unix"
+    return f"[{peer.address}]:{peer.port}" if ":" in peer.address else f"{peer.address}:{peer.port}"
 
 
 def log_closed(connection: Ending) -> None:
@@ -242,7 +249,7 @@ def log_closed(connection: Ending) -> None:
         "cause": closing.cause.value,
         "code": closing.code,
         "reason": printable(closing.reason) or "n/a",
-        "peer": f"{peer.address}:{peer.port}",
+        "peer": _where(peer),
         "client": printable(client),
         "role": role,
         "durationMs": round((edge.clock.seconds() - connection.opened_at) * 1000),

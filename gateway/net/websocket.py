@@ -63,7 +63,7 @@ class GatewayProtocol(Ending):
         limits = edge.limits
         self.conn_id = edge.entropy.uuid4()
         self.opened_at = edge.clock.seconds()
-        host = self.transport.getPeer()
+        host = self.transport.getPeer()  # of a UNIX socket: a client on this machine
         self.remote = Peer(getattr(host, "host", "127.0.0.1"), getattr(host, "port", 0))
         self.outbox = Outbox(4, max_bytes=limits.outbox_bytes, max_age=limits.outbox_age_s)
         self._running = {}
@@ -181,6 +181,7 @@ class GatewayProtocol(Ending):
             edge.presence.publish()
 
     def _refuse(self, refusal: Refusal, frame_id: str | None) -> None:
+        refusal.__traceback__ = None  # its frames hold the refusal: a cycle of 70 objects
         if refusal.error is not None and frame_id is not None:
             self._send(error_response(frame_id, refusal.error))
         self.close(refusal.cause, refusal.code, refusal.close_reason, **refusal.log)

@@ -144,10 +144,6 @@ class SessionsMessagesSubscribeParams(Params, frozen=True):
     agent_id: NonEmpty | UnsetType = UNSET
     include_approvals: Literal[True] | UnsetType = UNSET
 
-    def __post_init__(self) -> None:
-        if self.include_approvals not in (True, UNSET):
-            raise ValueError("includeApprovals must be true")
-
 
 class SessionsMessagesUnsubscribeParams(Params, frozen=True):
     """Which session to listen to no more."""

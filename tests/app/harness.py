@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from jsonschema import Draft202012Validator
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from gateway.app.context import Caller, Context
@@ -26,6 +25,7 @@ from gateway.interfaces import IAgentBackend, IConnection, IRunSink
 from gateway.model import ClientInfo, ModelInfo, Principal, Role, RunRequest, RunResult
 from gateway.testing import FakeClock, FakeEntropy, memory_gateway, memory_store, result_of
 from gateway.wiring import Wiring
+from tests.app.faults import FaultyStore
 
 ADMIN = ("operator.admin",)
 READ = ("operator.read",)
@@ -54,6 +54,7 @@ def _validators() -> dict[tuple[int, str], Draft202012Validator]:
 
 def assert_fits(protocol: int, schema: str, value: Any) -> None:
     """Assert that a value passes the schema of a protocol version, if that has one of this name."""
+    assert any(name == schema for _, name in _validators()), f"there is no {schema}"
     validator = _validators().get((protocol, schema))
     if validator is not None:
         errors = [error.message for error in validator.iter_errors(value)]
@@ -252,72 +253,6 @@ class ScriptedBackend(Service):
         self.started.append(request.run_id)
         self.live[request.run_id] = live
         return live.done if self.script is None else self.script(live)
-
-
-class Lines:
-    """What is logged while it observes: the events, and their texts."""
-
-    def __init__(self) -> None:
-        self.events: list[LogEvent] = []
-
-    def __enter__(self) -> Self:
-        observer: Any = self._observe
-        globalLogPublisher.addObserver(observer)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        observer: Any = self._observe
-        globalLogPublisher.removeObserver(observer)
-
-    def _observe(self, event: LogEvent) -> None:
-        self.events.append(event)
-
-    @property
-    def texts(self) -> list[str]:
-        """The lines as a person reads them."""
-        return [formatEvent(event) for event in self.events]
-
-
-class FaultyStore:
-    """A store between the gateway and its real one: operations fail or hang as the test says."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.failing: dict[str, Exception] = {}
-        self.hanging: set[str] = set()
-        self.held: list[Callable[[], None]] = []
-        """Operations that hang; calling one lets it go on."""
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        operation = getattr(self._inner, name)
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
-            if name in self.failing:
-                failed: Deferred[Any] = Deferred()
-                failed.errback(self.failing[name])
-                return failed
-            if name not in self.hanging:
-                return operation(*args, **kwargs)
-            waiting: Deferred[Any] = Deferred()
-
-            def go() -> None:
-                operation(*args, **kwargs).addBoth(
-                    lambda result: None if waiting.called else waiting.callback(result)
-                )
-
-            self.held.append(go)
-            return waiting
-
-        return run
-
-    def release(self) -> None:
-        """Let everything that hangs go on."""
-        self.hanging.clear()
-        held, self.held = self.held, []
-        for go in held:
-            go()
 
 
 class Gate:

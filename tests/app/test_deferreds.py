@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from gateway.app.deferreds import Link, shielded
 from gateway.errors import BackendError, InvalidRequest
 from gateway.testing import result_of
-from tests.app.harness import Lines
+from tests.app.faults import Lines
 
 
 def test_a_result_passes_the_shield() -> None:

@@ -1,4 +1,4 @@
-"""One run from its launch to its one end, whatever its backend and the store do."""
+"""One run from its launch to its one end, whatever its backend does."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from weakref import ref
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from gateway.app.drive import AGENT_FAILED, STORE_PATIENCE_S, UNENCODABLE
+from gateway.app.drive import AGENT_FAILED, UNENCODABLE
 from gateway.app.sink import MAX_TEXT_CHARS
-from gateway.core.run import RunOutput
 from gateway.errors import BackendError, BackendErrorKind, StoreError
-from gateway.model import RunResult, RunState, Usage
+from gateway.model import RunResult, Usage
 from gateway.testing import result_of
-from tests.app.harness import Gate, Lines, Live
+from tests.app.harness import Gate, Live
 
 Gates = Callable[..., Gate]
 
@@ -185,129 +184,6 @@ def test_an_unencodable_result_keeps_the_text(gates: Gates) -> None:
     assert gate.messages() == [("user", "hello"), ("assistant", "partial")]
 
 
-# -- abort, in every phase
-
-
-def test_abort_while_accepting(gate: Gate) -> None:
-    """A run that is aborted before the store has it ends as soon as the store has it, unstarted."""
-    client = gate.client()
-    gate.store.hanging.add("accept_turn")
-    call = client.send("hello")
-
-    first = client.ok("chat.abort", {"sessionKey": "main"})
-    second = client.ok("chat.abort", {"sessionKey": "main", "runId": "r1"})
-    before = client.ends()
-    gate.store.release()
-
-    assert first == second == {"ok": True, "aborted": True, "runIds": ["r1"]}
-    assert before == ([], [])
-    assert call.payload["status"] == "started"
-    assert client.ends() == (["aborted"], ["end"])
-    assert client.events("chat")[-1]["stopReason"] == "rpc"
-    assert gate.backend.started == []
-
-
-def test_abort_while_waiting_in_the_lane(gate: Gate) -> None:
-    """A run that waits for its turn can be aborted; the one that goes is not touched."""
-    client = gate.client()
-    client.send("one", run="r1")
-    client.send("two", run="r2")
-    client.send("three", run="r3")
-
-    client.ok("chat.abort", {"sessionKey": "main", "runId": "r2"})
-
-    assert client.ends("r2") == (["aborted"], ["end"])
-    assert client.ends("r1") == ([], [])
-    gate.live("r1").end()
-    assert gate.backend.started == ["r1", "r3"]
-
-
-def test_abort_while_running(gate: Gate) -> None:
-    """A running run is aborted at once: its backend is cancelled, its partial text is sent and kept."""
-    client = gate.client()
-    client.send("hello")
-    gate.live().sink.text("par")
-    gate.live().sink.text("tial")
-
-    client.ok("chat.abort", {"sessionKey": "main"})
-
-    assert gate.live().cancelled
-    assert client.ends() == (["aborted"], ["end"])
-    final = client.events("chat")[-1]
-    assert final["message"]["content"] == [{"type": "text", "text": "partial"}]
-    assert gate.messages()[-1] == ("assistant", "partial")
-    session = result_of(gate.store.get_session("agent:main:main"))
-    assert session.aborted_last_run
-
-
-def test_abort_of_a_run_that_is_about_to_be_announced(gate: Gate) -> None:
-    """A run that has ended, and whose end is not yet told, is none that an abort ends."""
-    client = gate.client()
-    client.send("hello")
-    gate.store.hanging.add("finish_turn")
-    gate.live().end()
-
-    aborted = client.ok("chat.abort", {"sessionKey": "main"})
-    gate.store.release()
-
-    assert aborted == {"ok": True, "aborted": False, "runIds": []}
-    assert client.ends() == (["final"], ["end"])
-
-
-def test_a_listener_that_aborts(gate: Gate) -> None:
-    """A run that a listener ends on its first event never reaches its backend."""
-    client = gate.client()
-
-    def listener(output: RunOutput) -> None:
-        gate.runs.abort("r1", "listener")
-
-    gate.runs.add_listener(listener)
-
-    client.send("hello")
-
-    assert client.ends() == (["aborted"], ["end"])
-    assert gate.backend.started == []
-
-
-def test_timeout(gate: Gate) -> None:
-    """A run that takes too long is aborted with the reason timeout."""
-    client = gate.client()
-    client.send("hello", timeoutMs=1500)
-
-    gate.clock.advance(1.4)
-    before = client.ends()
-    gate.clock.advance(0.2)
-
-    assert before == ([], [])
-    assert client.ends() == (["aborted"], ["end"])
-    assert client.events("chat")[-1]["stopReason"] == "timeout"
-    assert gate.live().cancelled
-
-
-def test_the_agents_timeout(gate: Gate) -> None:
-    """A request that says nothing has the agent's timeout, and 0 asks for the longest there is."""
-    client = gate.client()
-    client.send("one", run="r1")
-    client.send("two", key="other", run="r2", timeoutMs=0)
-
-    gate.clock.advance(601)
-
-    assert client.ends("r1") == (["aborted"], ["end"])
-    assert client.ends("r2") == ([], [])
-    gate.clock.advance(86_400)
-    assert client.ends("r2") == (["aborted"], ["end"])
-
-
-def test_an_agent_without_a_timeout(gate: Gate) -> None:
-    """An agent with timeout 0 is given all the time it wants."""
-    object.__setattr__(gate.services.agents.default, "timeout_s", 0)
-    gate.client().send("hello")
-
-    assert gate.clock.getDelayedCalls() == [
-        call for call in gate.clock.getDelayedCalls() if call.getTime() <= gate.clock.seconds()
-    ]
-
-
 # -- backends that do not behave
 
 
@@ -369,112 +245,3 @@ def test_a_backend_that_ends_its_run_before_it_returns(gates: Gates) -> None:
     assert gate.live().cancelled
     assert client.ends() == (["error"], ["error"])
     assert "longer than" in client.events("chat")[-1]["errorMessage"]
-
-
-# -- a store that does not behave
-
-
-def test_the_end_waits_for_the_store_a_second(gate: Gate) -> None:
-    """An end that the store does not take is announced after a second, and once only."""
-    client = gate.client()
-    client.send("hello")
-    gate.live().sink.text("answer")
-    gate.store.hanging.add("finish_turn")
-    gate.live().end()
-
-    gate.clock.advance(STORE_PATIENCE_S - 0.01)
-    before = client.ends()
-    gate.clock.advance(0.02)
-    after = client.ends()
-    gate.store.release()
-
-    assert before == ([], [])
-    assert after == client.ends() == (["final"], ["end"])
-    assert gate.messages()[-1] == ("assistant", "answer")
-
-
-def test_a_late_store_still_tells_of_the_message(gate: Gate) -> None:
-    """Who follows a session gets the answer's message when the store has it, if that is late."""
-    client = gate.client()
-    client.ok("sessions.messages.subscribe", {"key": "main"})
-    client.send("hello")
-    gate.live().sink.text("answer")
-    gate.store.hanging.add("finish_turn")
-    gate.live().end()
-    gate.clock.advance(2)
-    before = len(client.events("session.message"))
-
-    gate.store.release()
-
-    assert before == 1
-    assert client.events("session.message")[-1]["messageSeq"] == 2
-
-
-def test_a_hung_store_keeps_no_run(gate: Gate) -> None:
-    """A store that never answers keeps nothing of the runs whose end it was given."""
-    client = gate.client()
-    client.send("hello")
-    gate.store.hanging.add("finish_turn")
-    watched: list[ref[Any]] = [ref(gate.runs._drives["r1"]), ref(gate.runs.get("r1"))]
-    gate.live().end()
-    gate.backend.live.clear()
-    gate.clock.advance(2)
-    gc.collect()
-
-    assert [watch() for watch in watched] == [None, None]
-
-
-def test_a_store_that_fails_at_the_end(
-    gate: Gate, expected_failures: list[type[BaseException]]
-) -> None:
-    """An end that the store refuses is logged and announced at once."""
-    expected_failures.append(StoreError)
-    client = gate.client()
-    client.send("hello")
-    gate.live().sink.text("answer")
-    gate.store.failing["finish_turn"] = StoreError("disk full")
-
-    gate.live().end()
-
-    assert client.ends() == (["final"], ["end"])
-    assert len(gate.runs) == 0
-
-
-def test_what_the_store_gets(gate: Gate) -> None:
-    """The end of a run is stored with the answer, its usage and every event not stored before."""
-    client = gate.client()
-    client.send("hello")
-    gate.live().sink.text("an")
-    gate.turn()
-    gate.live().sink.text("swer")
-
-    gate.live().end(
-        stop_reason="length", usage=Usage(input_tokens=3, output_tokens=4), provider="p", model="m"
-    )
-
-    record = result_of(gate.store.get_run("r1"))
-    assert (record.state, record.stop_reason, record.last_seq) == (RunState.DONE, "length", 4)
-    events = result_of(gate.store.list_events("r1", after_seq=0, limit=10))
-    assert [event.seq for event in events] == [1, 2, 3, 4]
-    session = result_of(gate.store.get_session("agent:main:main"))
-    assert (session.input_tokens, session.output_tokens, session.total_tokens) == (3, 4, 7)
-    (_, answer) = result_of(gate.store.list_messages(session.session_id, limit=10))
-    assert answer.meta == {
-        "provider": "p",
-        "model": "m",
-        "usage": {"input": 3, "output": 4, "totalTokens": 7},
-    }
-    assert gate.runs.log.lost == 0
-
-
-def test_the_end_is_logged(gate: Gate) -> None:
-    """Drives put nothing but texts and numbers into the log, so the log keeps no run alive."""
-    gate.client().send("hello")
-
-    with Lines() as lines:
-        gate.live().end()
-
-    (event,) = lines.events
-    assert lines.texts == ["run ended run=r1 session=agent:main:main agent=main state=done"]
-    assert event["durationMs"] == 0
-    assert event["log_source"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sized
 from random import Random
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_nothing_of_a_run_stays() -> None:
     assert set(crowd.terminal.values()) == {1}
     assert alive(Run, Drive, Sink) == before
     runs = services.runs
-    registries = {
+    registries: dict[str, Sized] = {
         "runs": runs,
         "lanes": runs.lanes,
         "idempotency keys": runs.window.claims,

@@ -11,7 +11,7 @@ from gateway.core.run import Run
 from gateway.errors import StoreError
 from gateway.model import RunRequest, RunState, Session
 from gateway.testing import FakeClock, memory_store, result_of
-from tests.app.harness import FaultyStore, Lines
+from tests.app.faults import FaultyStore, Lines
 
 
 class Rig:

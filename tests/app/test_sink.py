@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_the_rate(gate: Gate, client: Client) -> None:
         for event in client.events("chat")
         if event["state"] == "delta"
     ]
-    gaps = [later - earlier for earlier, later in zip(times[:-2], times[1:-1], strict=True)]
+    gaps = [later - earlier for earlier, later in pairwise(times[:-1])]
     assert all(75 <= gap <= 150 for gap in gaps)
     assert "".join(deltas(client)) == "".join(f"{number} " for number in range(200))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.logger import LogEvent
+
+from gateway.config import Config, LimitsConfig
 from gateway.core.deviceproof import DeviceIdentity, SignedContext
 from gateway.net.websocket import GatewayProtocol
 from gateway.testing import TOKEN, FakeClock, memory_gateway
@@ -15,30 +18,60 @@ from tests.net.wire import Wire, masked, upgrade
 CLI = {"id": "cli", "version": "1.0", "platform": "linux", "mode": "cli"}
 UI = {"id": "test", "version": "1.0", "platform": "linux", "mode": "ui"}
 SCOPES = ["operator.admin"]
+DEVICE = DeviceIdentity.from_seed(b"\x07" * 32)
 
 
-def server_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (opcode, payload) of whole messages; fragments are joined, control frames stand between."""
-    at = 0
-    pending: tuple[int, bytes] | None = None
-    while at < len(data):
-        first, length = data[at], data[at + 1]
+def closings(log: list[LogEvent]) -> list[LogEvent]:
+    """Return the close lines."""
+    return [event for event in log if str(event.get("log_format", "")).startswith("closed conn=")]
+
+
+def boom(*args: Any, **kwargs: Any) -> Any:
+    """Fail as nobody foresaw."""
+    raise ZeroDivisionError("boom")
+
+
+class FrameReader:
+    """Puts a server's bytes together to messages; fails on what RFC 6455 does not allow."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._message: tuple[int, bytes] | None = None
+        self._closed = False
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Return (opcode, payload) of what is whole now; fragments are joined."""
+        self._rest += data
+        found = []
+        while (frame := self._next_frame()) is not None:
+            first, payload = frame
+            assert not self._closed, "nothing may follow the close frame"
+            opcode = first & 0x0F
+            if opcode >= 8:
+                self._closed = opcode == 8
+                found.append((opcode, payload))
+                continue
+            assert (opcode == 0) == (self._message is not None), "a message within another"
+            kind, before = self._message or (opcode, b"")
+            self._message = (kind, before + payload)
+            if first & 0x80:
+                found.append(self._message)
+                self._message = None
+        return found
+
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        data = self._rest
+        if len(data) < 2:
+            return None
+        length, at = data[1], 2
         assert not length & 0x80, "a server does not mask"
-        at += 2
-        if length == 126:
-            length, at = int.from_bytes(data[at : at + 2], "big"), at + 2
-        elif length == 127:
-            length, at = int.from_bytes(data[at : at + 8], "big"), at + 8
-        payload, at = data[at : at + length], at + length
-        opcode = first & 0x0F
-        if opcode >= 8:
-            yield opcode, payload
-            continue
-        kind, before = pending or (opcode, b"")
-        pending = (kind, before + payload)
-        if first & 0x80:
-            yield pending
-            pending = None
+        if length > 125:
+            at = 4 if length == 126 else 10
+            length = int.from_bytes(data[2:at], "big")
+        if len(data) < at + length:
+            return None
+        self._rest = data[at + length :]
+        return data[0], data[at : at + length]
 
 
 class Client:
@@ -50,29 +83,37 @@ class Client:
         factory = gate.wiring.factory
         self.server: GatewayProtocol = wire.connect(factory.buildProtocol(wire.getPeer()))
         wire.receive(upgrade(**headers))
-        head, _, rest = wire.sent.partition(b"\r\n\r\n")
+        head, _, _ = wire.sent.partition(b"\r\n\r\n")
         self.response = head.decode()
         self._seen = len(head) + 4
-        del rest
+        self._reader = FrameReader()
+        self._close: tuple[int, str] | None = None
         self._ids = 0
+
+    @property
+    def status(self) -> str:
+        """The status line of the upgrade's response."""
+        return self.response.splitlines()[0]
 
     def frames(self) -> list[tuple[int, bytes]]:
         """Return the frames that came since the last call."""
         data = self.wire.sent[self._seen :]
         self._seen += len(data)
-        return list(server_frames(data))
+        found = self._reader.feed(data)
+        for opcode, payload in found:
+            if opcode == 8:
+                code = int.from_bytes(payload[:2], "big") if payload else 1005
+                self._close = code, payload[2:].decode()
+        return found
 
     def received(self) -> list[dict[str, Any]]:
         """Return the JSON messages that came since the last call."""
         return [json.loads(payload) for opcode, payload in self.frames() if opcode == 1]
 
     def closed(self) -> tuple[int, str] | None:
-        """Return code and reason of the close frame, if one came."""
-        for opcode, payload in self.frames():
-            if opcode == 8:
-                code = int.from_bytes(payload[:2], "big") if payload else 1005
-                return code, payload[2:].decode()
-        return None
+        """Return code and reason of the close frame, if one has come."""
+        self.frames()
+        return self._close
 
     def raw(self, data: bytes | str, **how: Any) -> None:
         """Send one message of these bytes."""
@@ -135,7 +176,7 @@ class Client:
             }
         frame_id = self.request("connect", filled)
         answers = [m for m in self.received() if m.get("id") == frame_id]
-        return answers[0]
+        return answers[0] if answers else {}
 
 
 class Gate:
@@ -145,13 +186,31 @@ class Gate:
         self.clock = FakeClock()
         self.wiring: Wiring = memory_gateway(clock=self.clock, **how)
 
+    def stall_store(self) -> list[Any]:
+        """Let the store keep asked for devices waiting; return what lets it answer, call by call."""
+        store, waiting = self.wiring.store, []
+        real = store.get_device
+
+        def later(device_id: str) -> Deferred[Any]:
+            done: Deferred[Any] = Deferred()
+            waiting.append(lambda: real(device_id).chainDeferred(done))
+            return done
+
+        store.get_device = later  # type: ignore[method-assign]
+        return waiting
+
     def open(self, host: str = "127.0.0.1", **headers: str) -> Client:
         """Open a WebSocket; the challenge is there, unanswered."""
         return Client(self, Wire(host), **headers)
 
-    def join(self, protocol: int = 4, **params: Any) -> Client:
+    def join(self, protocol: int = 4, *, host: str = "127.0.0.1", **params: Any) -> Client:
         """Open a WebSocket and let it in."""
-        client = self.open()
+        client = self.open(host)
         answer = client.connect(protocol, **params)
         assert answer["ok"], answer
         return client
+
+
+def limited(**limits: Any) -> Gate:
+    """Return a gateway with other limits."""
+    return Gate(config=Config(limits=LimitsConfig(**limits)))

@@ -9,25 +9,25 @@ import msgspec
 import pytest
 
 from gateway.core.params import VersionRules
-from gateway.rpc import history, listings, nodes, sessions, system, turns
+from gateway.rpc import history, listings, nodes, session_params, system, turn_params
 from gateway.rpc.families import build_table
 from tests.app.harness import Gate, vectors
 
 STRUCTS: dict[str, Any] = {
-    "ChatSendParams": turns.ChatSendParams,
-    "ChatAbortParams": turns.ChatAbortParams,
-    "AgentParams": turns.AgentParams,
-    "AgentWaitParams": turns.AgentWaitParams,
+    "ChatSendParams": turn_params.ChatSendParams,
+    "ChatAbortParams": turn_params.ChatAbortParams,
+    "AgentParams": turn_params.AgentParams,
+    "AgentWaitParams": turn_params.AgentWaitParams,
     "ChatHistoryParams": history.ChatHistoryParams,
     "ChatInjectParams": history.ChatInjectParams,
-    "SessionsPatchParams": sessions.SessionsPatchParams,
-    "SessionsPreviewParams": sessions.SessionsPreviewParams,
-    "SessionsListParams": sessions.SessionsListParams,
-    "SessionsResolveParams": sessions.SessionsResolveParams,
-    "SessionsDeleteParams": sessions.SessionsDeleteParams,
-    "SessionsResetParams": sessions.SessionsResetParams,
-    "SessionsDescribeParams": sessions.SessionsDescribeParams,
-    "SessionsMessagesSubscribeParams": sessions.SessionsMessagesSubscribeParams,
+    "SessionsPatchParams": session_params.SessionsPatchParams,
+    "SessionsPreviewParams": session_params.SessionsPreviewParams,
+    "SessionsListParams": session_params.SessionsListParams,
+    "SessionsResolveParams": session_params.SessionsResolveParams,
+    "SessionsDeleteParams": session_params.SessionsDeleteParams,
+    "SessionsResetParams": session_params.SessionsResetParams,
+    "SessionsDescribeParams": session_params.SessionsDescribeParams,
+    "SessionsMessagesSubscribeParams": session_params.SessionsMessagesSubscribeParams,
     "NodeEventParams": nodes.NodeEventParams,
     "LogsTailParams": system.LogsTailParams,
     "ModelsListParams": listings.ModelsListParams,
@@ -58,7 +58,6 @@ def test_params_get_the_verdict_of_the_version(case: dict[str, Any], protocol: i
 DELIBERATE = {
     ("v3", '"agent:nope:main"'): "an agent that is not configured is refused in both versions",
     ("v3", '"agent:"'): "a malformed key is refused in both versions",
-    ("v4", '"nope/none"'): "models are the agent's business here",
 }
 """Where our verdict is not the recorded one, and why."""
 

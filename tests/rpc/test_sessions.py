@@ -18,7 +18,9 @@ def client(request: pytest.FixtureRequest, gate: Gate) -> Client:
     return gate.client(request.param)
 
 
-def said(gate: Gate, client: Client, key: str = "main", run: str = "r1", text: str = "hello") -> None:
+def said(
+    gate: Gate, client: Client, key: str = "main", run: str = "r1", text: str = "hello"
+) -> None:
     """Have a whole turn in a session."""
     client.send(text, key, run)
     live = gate.live(run)
@@ -92,7 +94,9 @@ def test_a_label_belongs_to_one_session(gate: Gate, client: Client) -> None:
 
 def test_a_patch_sets_and_clears(gate: Gate, client: Client) -> None:
     """Settings are set by patch, cleared by null, and shown in history."""
-    patched = client.ok("sessions.patch", {"key": "main", "thinkingLevel": "HIGH", "verboseLevel": "on"})
+    patched = client.ok(
+        "sessions.patch", {"key": "main", "thinkingLevel": "HIGH", "verboseLevel": "on"}
+    )
     assert patched["key"] == MAIN
     assert patched["entry"]["thinkingLevel"] == "high"
     assert patched["resolved"]["modelProvider"]
@@ -119,7 +123,9 @@ def test_resolve(gate: Gate, client: Client) -> None:
         answer = client.ok("sessions.resolve", params)
         assert_fits(client.connection.caller.protocol, "SessionsResolveResult", answer)
         assert answer["key"] == "agent:main:a"
-    assert client.refused("sessions.resolve", {"key": "none"})["message"] == "No session found: none"
+    assert (
+        client.refused("sessions.resolve", {"key": "none"})["message"] == "No session found: none"
+    )
     missing = client.refused("sessions.resolve", {"label": "none"})
     assert missing["message"] == "No session found with label: none"
     several = client.refused("sessions.resolve", {"key": "a", "label": "Mine"})
@@ -134,7 +140,9 @@ def test_resolve_by_what_version_4_adds(gate: Gate) -> None:
     assert client.ok("sessions.resolve", reference)["key"] == "agent:main:unique-one"
     assert client.ok("sessions.resolve", {"shortId": "unique"})["key"] == "agent:main:unique-one"
     client.ok("sessions.patch", {"key": "unique-two", "label": "y"})
-    assert "Multiple sessions" in client.refused("sessions.resolve", {"shortId": "unique"})["message"]
+    assert (
+        "Multiple sessions" in client.refused("sessions.resolve", {"shortId": "unique"})["message"]
+    )
     assert client.ok("sessions.resolve", {"key": "none", "allowMissing": True}) == {"ok": False}
 
 
@@ -213,7 +221,10 @@ def test_subscribers_hear_of_changes(gate: Gate) -> None:
     }
     said(gate, other)
     gate.turn()
-    assert [m["message"]["role"] for m in follower.events("session.message")] == ["user", "assistant"]
+    assert [m["message"]["role"] for m in follower.events("session.message")] == [
+        "user",
+        "assistant",
+    ]
     assert [m["messageSeq"] for m in watcher.events("session.message")] == [1, 2]
     assert follower.events("sessions.changed")
     assert not watcher.events("sessions.changed")

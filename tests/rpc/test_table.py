@@ -1,140 +1,293 @@
-"""What holds for every method, by its declaration alone."""
+"""The method table: declarations, checks and their order; every method of the gateway swept."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from gateway.app.context import Context
-from gateway.core.params import NoParams, Params
-from gateway.errors import ErrorCode
+from gateway.core.access import ADMIN, KNOWN_SCOPES, READ, WRITE
+from gateway.core.frames import Request
+from gateway.core.params import Natural, Params
+from gateway.errors import InvalidParams, MissingScope, UnknownMethod, WrongRole
 from gateway.model import Role
 from gateway.rpc.families import build_table
-from gateway.rpc.table import MethodTable
-from tests.app.harness import Gate
+from gateway.rpc.session_params import SessionsPatchParams
+from gateway.rpc.table import Method, MethodTable
+from tests.app.harness import Gate, make_caller
 
 TABLE = build_table()
-OPEN = {"connect", "health"}
-"""Methods that ask for neither role nor scope: what comes before rights, and the probe."""
+OPEN = {"health", "connect"}
+"""The methods that everybody may call, nodes included."""
 
-NAMES = sorted(method.name for method in TABLE)
-CODES = {code.value for code in ErrorCode}
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_method_says_who_may_call_it(name: str) -> None:
-    """A method asks for a role and a scope, but for those that are deliberately open."""
-    method = TABLE.get(name)
-    assert method is not None
-    assert method.doc.endswith(".")
-    if name not in OPEN:
-        assert method.role is not None
-        assert method.scope is not None or method.role is Role.NODE
+NODE_METHODS = {"node.event"}
+ADMIN_METHODS = {
+    "chat.inject",
+    "sessions.delete",
+    "sessions.reset",
+    "set-heartbeats",
+    "system-event",
+}
+WRITE_METHODS = {"agent", "agent.wait", "chat.abort", "chat.send", "sessions.create"}
+every_method = pytest.mark.parametrize("method", list(TABLE), ids=lambda method: method.name)
+VERSIONS = pytest.mark.parametrize("protocol", [3, 4])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_params_are_closed(name: str) -> None:
-    """A key that a method does not know is refused, but where the protocol leaves params open."""
-    method = TABLE.get(name)
-    assert method is not None
-    if method.params is None or name == "system-event":
-        return
-    assert method.params.__struct_config__.forbid_unknown_fields
+class SomeParams(Params, frozen=True):
+    """Params of the methods below."""
+
+    number: Natural
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_wrong_role_is_refused(gate: Gate, name: str, protocol: int) -> None:
-    """An operator's method refuses a node, and a node's method an operator."""
-    method = TABLE.get(name)
-    assert method is not None
-    if name in OPEN:
-        return
-    client = gate.client(protocol) if method.role is Role.NODE else gate.node(protocol)
-    error = client.refused(name, {})
-    role = "operator" if method.role is Role.NODE else "node"
-    assert error == {"code": "INVALID_REQUEST", "message": f"unauthorized role: {role}"}
+def context_of(protocol: int = 4, **who: Any) -> Context:
+    """Return the context of a caller, without services."""
+    return Context(make_caller("c", protocol, **who), None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_scope_is_refused_by_version(gate: Gate, name: str) -> None:
-    """Without scopes every operator's method is refused, FORBIDDEN in version 4, before its params."""
-    method = TABLE.get(name)
-    assert method is not None
-    if name in OPEN or method.role is Role.NODE:
-        return
-    four = gate.client(4, scopes=()).refused(name, {"nonsense": 1})
-    assert four["code"] == "FORBIDDEN"
-    assert four["details"]["code"] == "MISSING_SCOPE"
-    assert four["message"] == f"missing scope: {four['details']['missingScope']}"
-    three = gate.client(3, scopes=()).refused(name, {"nonsense": 1})
-    assert three["code"] == "INVALID_REQUEST"
-    assert three["message"].startswith("missing scope: operator.")
-    assert "details" not in three
+def request(method: str, params: bytes = b"{}") -> Request:
+    """Return a request."""
+    return Request("id", method, msgspec.Raw(params))
 
 
-def test_only_an_admin_learns_that_a_method_does_not_exist(gate: Gate) -> None:
-    """An unknown method asks for operator.admin."""
-    assert gate.client(4).refused("nope")["message"] == "unknown method: nope"
-    assert gate.client(4, scopes=("operator.write",)).refused("nope")["code"] == "FORBIDDEN"
-    assert gate.node().refused("nope")["message"] == "unauthorized role: node"
+# -- declarations
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from([name for name in NAMES if name != "agent.wait"]), JSON, st.sampled_from([3, 4]))
-def test_any_params_are_answered(name: str, params: Any, protocol: int) -> None:
-    """Whatever the params are, the answer is a payload or a typed error, never an internal one."""
-    gate = Gate()
-    method = TABLE.get(name)
-    assert method is not None
-    client = gate.node(protocol) if method.role is Role.NODE else gate.client(protocol)
-    call = client.call(name, params)
-    assert call.frames
-    for frame in call.frames:
-        if not frame["ok"]:
-            assert frame["error"]["code"] in CODES
-            assert "internal error" not in frame["error"]["message"]
-    for run in list(gate.runs._drives):
-        gate.runs.abort(run, "test")
-    gate.clock.advance(2)
-    gate.close()
-
-
-class Echo(Params, frozen=True):
-    """Params of a test."""
-
-    word: str
-
-
-def test_a_declaration_is_checked_when_it_is_made() -> None:
-    """A method without a doc line, declared twice, or with other params is an error at import."""
+def test_a_declaration() -> None:
+    """A method is declared once, with its name, what it asks for and the first line of its doc."""
     table = MethodTable()
 
-    def bare(context: Context) -> None:
+    @table.method("a.method", scope=READ)
+    def handler(context: Context, params: SomeParams) -> int:
+        """Do something.
+
+        In detail.
+        """
+        return params.number + 1
+
+    (method,) = table
+    assert len(table) == 1
+    assert (method.name, method.doc, method.params) == ("a.method", "Do something.", SomeParams)
+    assert table.get("a.method") is method
+    assert table.get("another") is None
+    assert table.call(context_of(), request("a.method", b'{"number":1}')) == 2
+
+
+def test_bad_declarations() -> None:
+    """A method without a doc line, with params that are none, or declared twice can't be."""
+    table = MethodTable()
+
+    def undocumented(context: Context) -> None:
         pass
 
-    bare.__doc__ = None
+    def loose(context: Context, params: dict[str, Any]) -> None:
+        """Take anything."""
 
-    @table.method("a", scope=None)
-    def known(context: Context, params: NoParams) -> None:
-        """Say nothing."""
+    def good(context: Context) -> None:
+        """Do something."""
 
-    def strange(context: Context, params: int) -> None:
-        """Take a number."""
+    table.method("good", scope=READ)(good)
+    for name, handler, text in (
+        ("undocumented", undocumented, "has no doc line"),
+        ("loose", loose, "its params are no Params"),
+        ("good", good, "is declared twice"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            table.method(name, scope=READ)(handler)
+    with pytest.raises(ValueError, match="good is declared twice"):
+        table.include(table)
 
-    for handler, name in ((bare, "b"), (known, "a"), (strange, "c")):
-        with pytest.raises(ValueError, match=f"method {name}"):
-            table.method(name, scope=None)(handler)
-    other = MethodTable()
-    other.method("a", scope=None)(known)
-    with pytest.raises(ValueError, match="declared twice"):
-        table.include(other)
-    assert len(table) == 1
+
+def test_what_is_advertised() -> None:
+    """hello-ok lists the methods in order, without those that are not for everybody."""
+    table = MethodTable()
+    for name, advertised in (("b", True), ("a", True), ("c", False)):
+
+        @table.method(name, scope=READ, advertised=advertised)
+        def handler(context: Context) -> None:
+            """Do something."""
+
+    assert table.advertised() == ["a", "b"]
+
+
+# -- checks
+
+
+def test_the_order_of_the_checks() -> None:
+    """A call is checked by role, scope, existence and params, in this order."""
+    bad = request("chat.send", b"[]")
+    node = context_of(role=Role.NODE, scopes=())
+
+    with pytest.raises(WrongRole, match="unauthorized role: node"):
+        TABLE.call(node, bad)
+    with pytest.raises(MissingScope, match=r"missing scope: operator\.write"):
+        TABLE.call(context_of(scopes=(READ,)), bad)
+    with pytest.raises(InvalidParams, match=r"invalid chat\.send params: "):
+        TABLE.call(context_of(scopes=(WRITE,)), bad)
+    with pytest.raises(WrongRole, match="unauthorized role: operator"):
+        TABLE.call(context_of(), request("node.event"))
+
+
+def test_unknown_methods() -> None:
+    """Only an admin learns that a method does not exist."""
+    unknown = request("nope.method")
+
+    with pytest.raises(WrongRole):
+        TABLE.call(context_of(role=Role.NODE, scopes=()), unknown)
+    with pytest.raises(MissingScope, match=r"missing scope: operator\.admin"):
+        TABLE.call(context_of(scopes=(WRITE,)), unknown)
+    with pytest.raises(UnknownMethod, match=r"unknown method: nope\.method"):
+        TABLE.call(context_of(), unknown)
+    with pytest.raises(UnknownMethod) as caught:
+        TABLE.call(context_of(), request("x" * 1000))
+    assert len(caught.value.message) < 200
+
+
+def test_a_scope_that_depends_on_the_params() -> None:
+    """Where the scope depends on the params, who lacks the least of it learns nothing of them."""
+    method = TABLE.get("sessions.patch")
+    assert method is not None
+    ordinary = SessionsPatchParams(key="k", label="l")
+    policy = SessionsPatchParams(key="k", send_policy="deny")
+
+    assert [method.scope_for(3, p) for p in (None, ordinary, policy)] == [ADMIN] * 3
+    assert [method.scope_for(4, p) for p in (None, ordinary, policy)] == [WRITE, WRITE, ADMIN]
+    with pytest.raises(MissingScope):
+        TABLE.call(context_of(scopes=(READ,)), request("sessions.patch", b"[]"))
+    with pytest.raises(InvalidParams):
+        TABLE.call(context_of(scopes=(WRITE,)), request("sessions.patch", b"[]"))
+    with pytest.raises(MissingScope):
+        body = b'{"key":"k","sendPolicy":"deny"}'
+        TABLE.call(context_of(scopes=(WRITE,)), request("sessions.patch", body))
+
+
+def test_params_that_are_not_given() -> None:
+    """A method whose params are all optional can be called without any; null is none of them."""
+    method = TABLE.get("sessions.list")
+    assert method is not None
+
+    assert method.decode(msgspec.Raw(b""), 4) == method.decode(msgspec.Raw(b"{}"), 4)
+    for bad in (b"null", b"[]", b"1", b'"x"'):
+        with pytest.raises(InvalidParams, match=r"invalid sessions\.list params: "):
+            method.decode(msgspec.Raw(bad), 4)
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        (b"{}", "must have required property 'key'"),
+        (b'{"key":"k","zzz":1}', "at root: unexpected property 'zzz'"),
+        (b'{"key":5}', "at /key: expected `str`, got `int`"),
+        (b"[" * 5000, "expected `object`, got `array`"),
+        (b'{"key":"\\ud800 and more"}', "surrogate"),
+        (b'{"key":', "truncated"),
+    ],
+)
+def test_params_that_do_not_fit(params: bytes, text: str) -> None:
+    """A refusal of params says where they do not fit."""
+    method = TABLE.get("sessions.describe")
+    assert method is not None
+
+    with pytest.raises(InvalidParams) as caught:
+        method.decode(msgspec.Raw(params), 4)
+    assert text in caught.value.message.lower()
+    assert len(caught.value.message) < 500
+
+
+def test_fields_of_another_version() -> None:
+    """A field that only one version has is refused by the other."""
+    method = TABLE.get("chat.history")
+    assert method is not None
+    raw = msgspec.Raw(b'{"sessionKey":"main","offset":5}')
+
+    assert method.decode(raw, 4).offset == 5
+    with pytest.raises(InvalidParams, match="unexpected property 'offset'"):
+        method.decode(raw, 3)
+
+
+# -- every method
+
+
+@every_method
+def test_every_method_asks_for_something(method: Method) -> None:
+    """Every method asks for a scope that there is, or is deliberately open, or is for nodes."""
+    scopes = {method.scope_for(protocol, None) for protocol in (3, 4)}
+
+    if method.name in OPEN:
+        assert (method.role, scopes) == (None, {None})
+    elif method.name in NODE_METHODS:
+        assert (method.role, scopes) == (Role.NODE, {None})
+    elif method.name in ADMIN_METHODS:
+        assert (method.role, scopes) == (Role.OPERATOR, {ADMIN})
+    elif method.name in WRITE_METHODS:
+        assert (method.role, scopes) == (Role.OPERATOR, {WRITE})
+    elif method.name == "sessions.patch":
+        assert scopes == {ADMIN, WRITE}
+    else:
+        assert (method.role, scopes) == (Role.OPERATOR, {READ})
+    assert scopes - {None} <= KNOWN_SCOPES
+
+
+@every_method
+def test_every_method_has_a_doc_line(method: Method) -> None:
+    """Every method says in one sentence what it does."""
+    assert method.doc[0].isupper()
+    assert method.doc.endswith(".")
+    assert len(method.doc) <= 110
+
+
+@every_method
+def test_the_params_of_every_method_are_closed(method: Method) -> None:
+    """Params with a key that nobody knows are refused, but where a report may carry anything."""
+    if method.params is None or method.name == "system-event":
+        return
+    with pytest.raises(InvalidParams):
+        method.decode(msgspec.Raw(b'{"no such key":1}'), 4)
+    with pytest.raises(InvalidParams):
+        method.decode(msgspec.Raw(b"null"), 4)
+
+
+@every_method
+@VERSIONS
+def test_every_method_refuses_the_wrong_role(gate: Gate, method: Method, protocol: int) -> None:
+    """A node calls only the methods for nodes, and an operator none of them."""
+    if method.role is None:
+        return
+    wrong = gate.client(protocol) if method.role is Role.NODE else gate.node(protocol)
+    role = "operator" if method.role is Role.NODE else "node"
+
+    assert wrong.refused(method.name, {}) == {
+        "code": "INVALID_REQUEST",
+        "message": f"unauthorized role: {role}",
+    }
+
+
+@every_method
+@VERSIONS
+def test_every_method_refuses_a_missing_scope(gate: Gate, method: Method, protocol: int) -> None:
+    """Who lacks a method's scope is refused in the words of its version, whatever it sends."""
+    scope = method.scope_for(protocol, None)
+    if scope is None:
+        return
+    error = gate.client(protocol, scopes=("operator.pairing",)).refused(method.name, {"a": 1})
+
+    if protocol == 3:
+        assert error == {"code": "INVALID_REQUEST", "message": f"missing scope: {scope}"}
+    else:
+        details = {"code": "MISSING_SCOPE", "missingScope": scope, "requiredScopes": [scope]}
+        assert error == {
+            "code": "FORBIDDEN",
+            "message": f"missing scope: {scope}",
+            "details": details,
+        }
+
+
+@VERSIONS
+def test_what_everybody_may_call(gate: Gate, protocol: int) -> None:
+    """Health is for everybody; a second connect is refused as such."""
+    for client in (gate.client(protocol, scopes=()), gate.node(protocol)):
+        assert client.ok("health") == {}
+        assert client.refused("connect", {})["message"] == (
+            "connect is only valid as the first request"
+        )

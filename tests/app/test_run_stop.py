@@ -1,0 +1,131 @@
+"""Runs when the gateway stops, and when it starts after a crash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+
+from gateway.errors import StoreError
+from gateway.model import RunState
+from gateway.testing import result_of
+from tests.app.faults import Lines
+from tests.app.harness import Gate
+
+Gates = Callable[..., Gate]
+
+
+def test_stopping(gate: Gate) -> None:
+    """When the gateway stops every run is ended and its end stored, and no further one begins."""
+    client = gate.client()
+    for number, key in enumerate(("a", "a", "b", "a")):
+        client.send("hello", key=key, run=f"r{number}")
+    gate.live("r0").sink.text("partial")
+
+    stopped = Deferred.fromCoroutine(gate.runs.stop())
+
+    assert result_of(stopped) is None
+    assert gate.backend.started == ["r0", "r2"]
+    for number in range(4):
+        record = result_of(gate.store.get_run(f"r{number}"))
+        assert (record.state, record.stop_reason) == (RunState.ABORTED, "shutdown")
+        assert client.ends(f"r{number}") == (["aborted"], ["end"])
+    assert client.send("hello", run="late").error["message"] == "the gateway is stopping"
+    assert result_of(gate.store.open_runs()) == ()
+
+
+def test_stopping_with_nothing_to_end(gate: Gate) -> None:
+    """Where no run goes, stopping takes no time."""
+    assert result_of(Deferred.fromCoroutine(gate.runs.stop())) is None
+
+
+def test_the_log_is_complete_when_the_runs_have_stopped(gate: Gate) -> None:
+    """Once the runs have stopped nothing waits any more: the store can close at once."""
+    gate.client().send("hello")
+    gate.live().sink.text("a")
+    gate.live().sink.emit("tool", {"phase": "start"})
+
+    result_of(Deferred.fromCoroutine(gate.runs.stop()))
+
+    assert len(gate.runs.log) == 0
+    events = result_of(gate.store.list_events("r1", after_seq=0, limit=10))
+    assert [event.stream for event in events] == ["lifecycle", "assistant", "tool", "lifecycle"]
+
+
+def test_stopping_with_a_store_that_hangs(gate: Gate) -> None:
+    """A run that the store never accepted is given up after two seconds, with a line in the log."""
+    client = gate.client()
+    gate.store.hanging.add("accept_turn")
+    client.send("hello")
+
+    with Lines() as lines:
+        stopped = Deferred.fromCoroutine(gate.runs.stop())
+        gate.clock.advance(2.1)
+
+    assert result_of(stopped) is None
+    assert lines.texts == ["run r1 did not end"]
+    gate.store.release()
+    assert client.ends() == (["aborted"], ["end"])
+
+
+def test_a_run_accepted_while_stopping(gate: Gate) -> None:
+    """A run that a slow store accepts after the stop does not begin."""
+    gate.store.hanging.add("accept_turn")
+    gate.client().send("hello")
+    stopped = Deferred.fromCoroutine(gate.runs.stop())
+
+    gate.store.release()
+
+    assert result_of(stopped) is None
+    assert gate.backend.started == []
+    assert len(gate.runs) == 0
+
+
+def test_recovery(gate: Gate) -> None:
+    """The runs that a crash left open are ended when the gateway starts, their logs included."""
+    client = gate.client()
+    client.send("one", run="r1")
+    gate.live("r1").sink.text("partial")
+    gate.turn()
+    client.send("two", key="other", run="r2")
+    gate.live("r2").end()
+    again = gate.restarted()
+    again.client().send("mine", key="third", run="r3")
+
+    with Lines() as lines:
+        count = result_of(Deferred.fromCoroutine(again.runs.recover()))
+
+    assert count == 1
+    assert lines.texts == ["1 runs were open after a crash; ended"]
+    record = result_of(again.store.get_run("r1"))
+    assert (record.state, record.error) == (RunState.FAILED, "interrupted by a restart")
+    events = result_of(again.store.list_events("r1", after_seq=0, limit=10))
+    assert [event.seq for event in events] == [1, 2, 3]
+    assert json.loads(events[-1].data)["phase"] == "error"
+    assert record.last_seq == 3
+    assert result_of(again.store.get_run("r2")).state is RunState.DONE
+    assert not result_of(again.store.get_run("r3")).state.terminal
+    assert result_of(Deferred.fromCoroutine(again.restarted().runs.recover())) == 1
+
+
+def test_nothing_to_recover(gate: Gate) -> None:
+    """After an orderly stop there is nothing to recover, and nothing is said."""
+    with Lines() as lines:
+        assert result_of(Deferred.fromCoroutine(gate.runs.recover())) == 0
+
+    assert lines.texts == []
+
+
+def test_a_recovery_that_fails_for_one_run(
+    gate: Gate, expected_failures: list[type[BaseException]]
+) -> None:
+    """A run that can't be ended does not keep the gateway from starting."""
+    expected_failures.append(StoreError)
+    gate.client().send("hello")
+    again = gate.restarted()
+    again.store.failing["finish_turn"] = StoreError("disk full")
+
+    assert result_of(Deferred.fromCoroutine(again.runs.recover())) == 1
+    again.store.failing.clear()
+    assert not result_of(again.store.get_run("r1")).state.terminal
