@@ -17,9 +17,13 @@ from zope.interface import Attribute, Interface
 from gateway.model import (
     Device,
     DeviceToken,
+    EventSpan,
     Message,
     ModelInfo,
+    Retention,
+    RetentionPass,
     RunEvent,
+    RunQuery,
     RunRecord,
     RunRequest,
     RunResult,
@@ -53,7 +57,9 @@ class IEntropy(Interface):
 class IStore(IService):
     """Persistent state. One transaction per method; each raises :class:`gateway.errors.StoreError`."""
 
-    failing: str | None = Attribute("What a write last failed with; None while writing works.")
+    failing: str | None = Attribute(
+        "Why the store does not work, in words for people; None while it does. It mends by itself."
+    )
 
     def open() -> None:
         """Open or create the database, before the reactor runs. Raises StartError."""
@@ -119,11 +125,43 @@ class IStore(IService):
     def open_runs() -> Deferred[tuple[RunRecord, ...]]:
         """Return the runs that are not in a terminal state, oldest first."""
 
-    def list_events(run_id: str, *, after_seq: int, limit: int) -> Deferred[tuple[RunEvent, ...]]:
-        """Return events of a run's log in order."""
+    def runs_of(query: RunQuery) -> Deferred[tuple[RunRecord, ...]]:
+        """Return runs, newest first, at most 1000; without their ``request_json``."""
+
+    def update_run(
+        run_id: str, change: Callable[[RunRecord | None], RunRecord | None]
+    ) -> Deferred[RunRecord | None]:
+        """Replace the record of an open run by ``change(current)``, as :meth:`update_session`.
+
+        For who takes over an accepted run, with an epoch of its own, and who notes that it runs. Fails
+        with VersionConflict for a run that is unknown or has ended, unless ``change`` returns None.
+        """
+
+    def list_events(
+        run_id: str, *, after_seq: int, limit: int, epoch: str | None = None
+    ) -> Deferred[tuple[RunEvent, ...]]:
+        """Return events of a run's log in order: of the run's own epoch, unless one is given."""
+
+    def event_span(run_id: str) -> Deferred[EventSpan | None]:
+        """Return which events of a run's log are stored, in its own epoch; None for an unknown run."""
 
     def prune_runs(ended_before_ms: int, limit: int) -> Deferred[int]:
         """Delete ended runs with their events, at most ``limit`` runs; return how many."""
+
+    def apply_retention(retention: Retention) -> Deferred[RetentionPass]:
+        """Remove what a policy does not keep: the oldest first, never of an open run.
+
+        One call removes a bounded part, in transactions so small that other writes hardly wait; call
+        it again while there is ``more``. A run whose log was removed wholly or from its beginning says
+        so by ``evicted_through``; a run that was forgotten is unknown.
+        """
+
+    def backup(path: str) -> Deferred[None]:
+        """Write a copy of everything stored to a file, while the store goes on working.
+
+        The file appears whole or not at all, readable for its owner only; an older backup under the
+        same name is replaced, any other file is refused. Cancel the Deferred to give it up.
+        """
 
     def get_device(device_id: str) -> Deferred[Device | None]:
         """Return a paired device."""
@@ -137,7 +175,7 @@ class IStore(IService):
         """Replace a device by ``change(current)``, as :meth:`update_session`."""
 
     def put_device_token(token: DeviceToken, *, keep: int) -> Deferred[None]:
-        """Store a token; of this device and role only the newest ``keep`` stay."""
+        """Store a token; of its device and role it and the newest others stay, ``keep`` in all."""
 
     def get_device_token(digest: str) -> Deferred[DeviceToken | None]:
         """Return the token with this digest."""

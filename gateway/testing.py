@@ -98,8 +98,8 @@ def memory_gateway(
     """Return a whole gateway in memory: fake clock, SQLite in memory, no port, no thread.
 
     ``backends`` are the agents by id, the first being the default; without any it is one demo agent
-    called main. Ends of runs are announced at once. The store is open; nothing else was started. Two gateways over one store, as after a
-    restart, need an ``entropy`` each.
+    called main. Ends of runs are announced at once. The store is open; nothing else was started.
+    Two gateways over one store, as after a restart, need an ``entropy`` each.
     """
     clock = clock or FakeClock()
     entropy = entropy or FakeEntropy()

@@ -177,8 +177,7 @@ class Runs:
     async def stop(self) -> None:
         """Take no more runs, end every one, and wait until the ends are stored."""
         self._stopping = True
-        # The newest first, so that none begins because the one before it ended.
-        for run_id in reversed(list(self._drives)):
+        for run_id in list(self._drives):
             self.abort(run_id, "shutdown")
         await gatherResults([self.wait(run_id, STOP_PATIENCE_S) for run_id in self._drives])
         for run_id in self._drives:

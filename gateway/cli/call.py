@@ -51,19 +51,24 @@ def call(
     value = parse_params(params)
     if timeout is not None and not timeout > 0:
         raise click.UsageError("--timeout must be more than 0 seconds")
+    payload = ask(flags, method, value, expect_final=expect_final, timeout=timeout)
+    click.echo(_json(payload))
+
+
+def ask(flags: Flags, method: str, params: dict[str, Any] | None = None, **how: Any) -> Any:
+    """Call a method on a connection of its own; return the payload. Raises RequestError."""
     from gateway.cli.session import session
     from gateway.client import RequestFailed, RequestNotSent, RequestTimeout
 
     with session(flags) as connected:
         try:
-            payload = connected.call(method, value, expect_final=expect_final, timeout=timeout)
+            return connected.call(method, params, **how)
         except RequestFailed as error:
             raise RequestError(error.code, error.message, error.details) from None
         except RequestTimeout as error:
             raise RequestError("TIMEOUT", str(error), None) from None
         except RequestNotSent as error:
             raise RequestError("NOT_SENT", str(error), None) from None
-    click.echo(_json(payload))
 
 
 @click.command()

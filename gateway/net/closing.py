@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.context import Context
-from gateway.core.access import Peer
+from gateway.core.access import UNIX_ADDRESS, Peer
 from gateway.core.handshake import Handshake
 from gateway.errors import CloseCause, CloseCode
 from gateway.net.sending import Sending
@@ -228,8 +228,8 @@ def printable(value: str | None) -> str | None:
 
 
 def _where(peer: Peer) -> str:
-    if not peer.port:
-        return "unix"
+    if peer.address == UNIX_ADDRESS:
+        return peer.address
     return f"[{peer.address}]:{peer.port}" if ":" in peer.address else f"{peer.address}:{peer.port}"
 
 

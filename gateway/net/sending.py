@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from fcntl import ioctl
+from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +32,30 @@ if TYPE_CHECKING:
     from gateway.net.closing import Closing
 
 
+KERNEL_BYTES = 16_384
+"""How many bytes the kernel of this machine may hold that it has not sent: by itself it takes megabytes,
+where nothing can be merged or shed any more, and a close frame comes too late behind them."""
+
+
+def limit_kernel(transport: Any) -> None:
+    """Keep what waits for a slow peer where it can be merged and shed; what is no TCP stays as it is."""
+    with suppress(AttributeError, OSError):
+        _socket(transport).setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, KERNEL_BYTES)
+
+
 def unacknowledged(transport: Any) -> int:
     """Return how many bytes the kernel holds that the peer has not acknowledged; 0 if it does not tell."""
-    while (below := getattr(transport, "transport", None)) is not None:
-        transport = below  # under TLS
     try:
-        answer = ioctl(transport.getHandle(), TIOCOUTQ, bytes(4))
+        answer = ioctl(_socket(transport), TIOCOUTQ, bytes(4))
     except (AttributeError, OSError, ValueError):  # no socket, or one that is closed
         return 0
     return int.from_bytes(answer, sys.byteorder)
+
+
+def _socket(transport: Any) -> Any:
+    while (below := getattr(transport, "transport", None)) is not None:
+        transport = below  # under TLS
+    return transport.getHandle()
 
 
 @implementer(IPushProducer)
@@ -82,7 +100,7 @@ class Sending(FastPathMixin):
             return
         try:
             if self.waiting:
-                self._queue(event)
+                self._queue(self.outbox.put, event)
                 return
             protocol, seq = self.protocol, self.outbox.next_seq()
             data = event.framed(protocol, seq, frame)
@@ -105,19 +123,17 @@ class Sending(FastPathMixin):
         if self.closing is not None:
             return
         if self.waiting:
-            if self.outbox.put_direct(payload, self.edge.clock.seconds()) is Verdict.OVERFLOW:
-                self._slow_consumer()
+            self._queue(self.outbox.put_direct, payload)
         else:
             self._write_message(payload)
 
-    def _queue(self, event: Event) -> None:
+    def _queue(self, put: Callable[[Any, float], Verdict], what: Any) -> None:
         outbox = self.outbox
         dropped = outbox.dropped
-        verdict = outbox.put(event, self.edge.clock.seconds())
+        if put(what, self.edge.clock.seconds()) is Verdict.OVERFLOW:
+            self._slow_consumer()
         if outbox.dropped > dropped:
             self.edge.metrics.outbox_dropped("droppable", outbox.dropped - dropped)
-        if verdict is Verdict.OVERFLOW:
-            self._slow_consumer()
 
     def _slow_consumer(self) -> None:
         self.close(CloseCause.SLOW_CONSUMER, CloseCode.POLICY, "slow consumer")

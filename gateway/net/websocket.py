@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from gateway.app.admission import Admitted
 from gateway.app.context import Caller
-from gateway.core.access import Peer
+from gateway.core.access import UNIX_ADDRESS, Peer
 from gateway.core.connect import Refusal
 from gateway.core.frames import BadFrame, NotJson, decode_request, error_response, peek
 from gateway.core.handshake import Ask, Refuse, new_handshake
@@ -32,6 +32,7 @@ from gateway.errors import (
 )
 from gateway.interfaces import IConnection
 from gateway.net.closing import Ending
+from gateway.net.sending import limit_kernel
 
 MAX_WRONG_ROLE = 10
 """Requests in a row for another role; the next one closes the connection."""
@@ -63,11 +64,12 @@ class GatewayProtocol(Ending):
         limits = edge.limits
         self.conn_id = edge.entropy.uuid4()
         self.opened_at = edge.clock.seconds()
-        host = self.transport.getPeer()  # of a UNIX socket: a client on this machine
-        self.remote = Peer(getattr(host, "host", "127.0.0.1"), getattr(host, "port", 0))
+        host = self.transport.getPeer()
+        self.remote = Peer(getattr(host, "host", UNIX_ADDRESS), getattr(host, "port", 0))
         self.outbox = Outbox(4, max_bytes=limits.outbox_bytes, max_age=limits.outbox_age_s)
         self._running = {}
         self.factory.remember(self)
+        limit_kernel(self.transport)
         super().connectionMade()
 
     def onConnect(self, request: Any) -> None:
@@ -147,8 +149,9 @@ class GatewayProtocol(Ending):
     async def _admit(self, ask: Ask) -> None:
         try:
             admitted = await self.edge.admission.admit(ask.proven)
-            if self.closing is None:
-                self._establish(ask, admitted)
+            if self.closing is not None:
+                return  # it left meanwhile
+            self._establish(ask, admitted)
         except Refusal as refusal:
             self._refuse(refusal, ask.frame_id)
         except GatewayError as error:

@@ -36,8 +36,8 @@ _NEWEST_OF_ROLE = (
     select(device_tokens.c.digest)
     .where(*_OF_ROLE)
     .order_by(
-        device_tokens.c.issued_at_ms.desc(),
         (device_tokens.c.digest == bindparam("of_digest")).desc(),
+        device_tokens.c.issued_at_ms.desc(),
     )
     .limit(bindparam("keep"))
 )
@@ -81,8 +81,8 @@ def update_by(
 def put_token(connection: Connection, token: DeviceToken, keep: int) -> None:
     """Store a new token; keep the ``keep`` newest of its device and role.
 
-    Of tokens of the same millisecond this one is the newest. A token of a device that is not paired
-    fails, and so does one that is stored already.
+    This one is the newest whatever its time says: the clock may have been set back since the others. A
+    token of a device that is not paired fails, and so does one that is stored already.
     """
     connection.execute(_INSERT_TOKEN, to_values(token))
     of = {"of_device": token.device_id, "of_role": token.role, "of_digest": token.digest}

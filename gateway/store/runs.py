@@ -1,38 +1,54 @@
-"""Runs and their event logs: accepted, appended to, ended, pruned."""
+"""Runs: accepted, taken over, ended, listed. Their events are in :mod:`gateway.store.logs`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+from typing import Any
 
 from msgspec import structs
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.errors import StoreError, VersionConflict
-from gateway.model import Message, RunEvent, RunRecord, RunState, Session, TurnEnd
-from gateway.store import sessions, transcripts
+from gateway.model import Message, RunQuery, RunRecord, RunState, Session, TurnEnd
+from gateway.store import logs, sessions, transcripts
 from gateway.store.changes import call_change
 from gateway.store.tables import columns_of, run_events, runs, to_record, to_values
 
+LIST_LIMIT = 1000
 OPEN_STATES = tuple(state for state in RunState if not state.terminal)
+
+_AT_RUN = runs.c.run_id == bindparam("at_run_id")
+_STILL_OPEN = runs.c.ended_at_ms.is_(None)
 
 _SELECT = select(*columns_of(runs, RunRecord))
 _BY_ID = _SELECT.where(runs.c.run_id == bindparam("run_id"))
 _OPEN = _SELECT.where(runs.c.state.in_(OPEN_STATES)).order_by(runs.c.position)
-_INSERT = insert(runs)
-_END = update(runs).where(runs.c.run_id == bindparam("at_run_id"), runs.c.ended_at_ms.is_(None))
-_INSERT_EVENTS = insert(run_events)
-_EVENTS = (
-    select(*columns_of(run_events, RunEvent))
-    .where(
-        run_events.c.run_id == bindparam("run_id"),
-        run_events.c.epoch
-        == select(runs.c.epoch).where(runs.c.run_id == bindparam("run_id")).scalar_subquery(),
-        run_events.c.seq > bindparam("after_seq"),
-    )
-    .order_by(run_events.c.seq)
-    .limit(bindparam("limit"))
+# A page of runs must not be megabytes of their requests.
+_LISTED = [
+    null().label("request_json") if column is runs.c.request_json else column
+    for column in columns_of(runs, RunRecord)
+]
+_NEWEST = (
+    select(runs.c.position, *_LISTED).order_by(runs.c.position.desc()).limit(bindparam("limit"))
 )
+_NEWEST_IN_STATE = _NEWEST.where(runs.c.state == bindparam("in_state"))
+_INSERT = insert(runs)
+_CHANGE = update(runs).where(
+    _AT_RUN,
+    _STILL_OPEN,
+    runs.c.epoch == bindparam("at_epoch"),
+    runs.c.state == bindparam("at_state"),
+)
+_STORED_BYTES = (
+    select(func.coalesce(func.sum(logs.SIZE), 0))
+    .where(run_events.c.run_id == bindparam("at_run_id"))
+    .scalar_subquery()
+)
+_LOG_BYTES = _STORED_BYTES + bindparam("more_bytes")
+_END = update(runs).where(_AT_RUN, _STILL_OPEN).values(log_bytes=_LOG_BYTES)
+_INSERT_ENDED = insert(runs).values(log_bytes=_LOG_BYTES)
 _EXPIRED = (
     select(runs.c.run_id)
     .where(runs.c.ended_at_ms < bindparam("ended_before_ms"))
@@ -58,7 +74,7 @@ def accept(
     added = () if message is None else (message,)
     run = structs.replace(run, session_id=wanted.session_id)
     try:
-        connection.execute(_INSERT, to_values(run))
+        connection.execute(_INSERT, {**to_values(run), "log_bytes": 0})
     except IntegrityError as error:
         raise VersionConflict(f"run {run.run_id} is stored already") from error
     stored = sessions.write(
@@ -68,10 +84,24 @@ def accept(
     return stored, numbered[0] if numbered else None
 
 
-def append_events(connection: Connection, events: Sequence[RunEvent]) -> None:
-    """Append to logs; an event whose place is taken fails all of them."""
-    if events:
-        connection.execute(_INSERT_EVENTS, [to_values(event) for event in events])
+def update_by(
+    connection: Connection, run_id: str, change: Callable[[RunRecord | None], RunRecord | None]
+) -> RunRecord | None:
+    """Store what ``change`` makes of an open run's record; return what is stored afterwards."""
+    current = by_id(connection, run_id)
+    wanted = call_change(change, current)
+    if wanted is None:
+        return current
+    if wanted.run_id != run_id:
+        raise StoreError("a run can not change its id")
+    if wanted.state.terminal or wanted.ended_at_ms is not None:
+        raise StoreError(f"run {run_id} ends by finish_turn")
+    if current is None:
+        raise VersionConflict(f"run {run_id} is not stored")
+    at = {"at_run_id": run_id, "at_epoch": current.epoch, "at_state": current.state}
+    if connection.execute(_CHANGE, {**to_values(wanted), **at}).rowcount != 1:
+        raise VersionConflict(f"run {run_id} has ended, or was changed by someone else")
+    return wanted
 
 
 def finish(connection: Connection, end: TurnEnd) -> tuple[Message, ...]:
@@ -82,20 +112,22 @@ def finish(connection: Connection, end: TurnEnd) -> tuple[Message, ...]:
     run = end.run
     if not run.state.terminal or run.ended_at_ms is None:
         raise StoreError(f"run {run.run_id} has not ended")
-    _end_record(connection, run)
-    append_events(connection, end.events)
+    _end_record(connection, run, logs.size_of(end.events))
+    logs.append(connection, end.events)
     current = sessions.by_key(connection, run.session_key)
     if current is not None and current.session_id == run.session_id:
         sessions.write(connection, run.session_key, current, _after(current, end, run.ended_at_ms))
     return transcripts.append(connection, run.session_id, end.messages)
 
 
-def _end_record(connection: Connection, run: RunRecord) -> None:
-    values = to_values(run)
-    if connection.execute(_END, {**values, "at_run_id": run.run_id}).rowcount == 1:
+def _end_record(connection: Connection, run: RunRecord, more_bytes: int) -> None:
+    # What has ended is not run again: its request is of no more use.
+    values = {**to_values(run), "request_json": None}
+    values |= {"at_run_id": run.run_id, "more_bytes": more_bytes}
+    if connection.execute(_END, values).rowcount == 1:
         return
     try:
-        connection.execute(_INSERT, values)
+        connection.execute(_INSERT_ENDED, values)
     except IntegrityError as error:
         raise VersionConflict(f"run {run.run_id} has ended already") from error
 
@@ -123,10 +155,26 @@ def open_runs(connection: Connection) -> tuple[RunRecord, ...]:
     return tuple(to_record(RunRecord, row) for row in connection.execute(_OPEN))
 
 
-def events(connection: Connection, run_id: str, after_seq: int, limit: int) -> tuple[RunEvent, ...]:
-    """Return events of the log in the run's stored epoch, in order."""
-    values = {"run_id": run_id, "after_seq": after_seq, "limit": max(limit, 0)}
-    return tuple(to_record(RunEvent, row) for row in connection.execute(_EVENTS, values))
+def newest(connection: Connection, query: RunQuery) -> tuple[RunRecord, ...]:
+    """Return runs, the one that was accepted last first, without their requests."""
+    limit = min(max(query.limit, 0), LIST_LIMIT)
+    rows: Iterable[Row[Any]]
+    if query.session_key is not None:
+        statement = _NEWEST.where(runs.c.session_key == query.session_key)
+        if query.states:
+            statement = statement.where(runs.c.state.in_(query.states))
+        rows = connection.execute(statement, {"limit": limit})
+    elif query.states:
+        # State by state each is the end of an index; all at once would be a sort of all that match.
+        found = [
+            row
+            for state in frozenset(query.states)
+            for row in connection.execute(_NEWEST_IN_STATE, {"in_state": state, "limit": limit})
+        ]
+        rows = sorted(found, key=itemgetter(0), reverse=True)[:limit]
+    else:
+        rows = connection.execute(_NEWEST, {"limit": limit})
+    return tuple(to_record(RunRecord, row[1:]) for row in rows)
 
 
 def prune(connection: Connection, ended_before_ms: int, limit: int) -> int:

@@ -20,7 +20,7 @@ import gateway
 from gateway.errors import StartError
 from gateway.store import sqlite
 from gateway.store.tables import REVISIONS, alembic_version, metadata
-from gateway.store.writer import error_text
+from gateway.store.trouble import error_text, trouble_of
 
 UPGRADE_TIMEOUT_S = 900.0
 
@@ -65,9 +65,11 @@ def prepare_file(
         # find out: on a read-only file BEGIN IMMEDIATE is content to read.
         with engine.begin() as connection:
             sqlite.stamp_application(connection)
-    except SQLAlchemyError as error:
-        raise StartError(f"database {path}: {error_text(error)}") from error
-    except (sqlite3.Error, OSError) as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        trouble = trouble_of(error)
+        what = error_text(error) if trouble is None else trouble.advice
+        raise StartError(f"database {path}: {what}") from error
+    except OSError as error:
         raise StartError(f"database {path}: {error}") from error
 
 

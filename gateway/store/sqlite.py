@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     URL,
@@ -28,7 +31,20 @@ BUSY_TIMEOUT_MS = 5000
 JOURNAL_SIZE_LIMIT = 64 * 1024 * 1024
 """Bytes that the write-ahead log may keep after it has grown and was written back."""
 
+CHECKPOINT_PAGES = 1000
+"""Pages of 4 KiB in the write-ahead log after which a commit writes back what no reader needs."""
+
 SYNCHRONOUS = ("normal", "full")
+
+COPY_STEP_PAGES = 256
+"""Pages that are copied before it is asked whether the copy is still wanted."""
+
+COPY_SYNC_PAGES = 8192
+"""Pages after which a copy is synced: all at once at its end would hold up the syncs of others."""
+
+
+class GivenUp(Exception):
+    """A copy that nobody wanted any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +82,35 @@ def path_of(url: URL) -> str | None:
 
 
 def make_engine(
-    url: URL, *, synchronous: str = "normal", read_only: bool = False, foreign_keys: bool = True
+    url: URL,
+    *,
+    synchronous: str = "normal",
+    read_only: bool = False,
+    foreign_keys: bool = True,
+    must_exist: bool = False,
+    driver: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> Engine:
     """Return an engine whose connections are set up as the gateway needs them.
 
-    A database in memory has one connection, which any thread may use, but one at a time.
+    A database in memory has one connection, which any thread may use, but one at a time. One that
+    ``must_exist`` is never made by connecting: a file that was lost must not come back empty.
+    ``driver`` is the class of the driver's connections.
     """
-    in_memory = path_of(url) is None
+    path = path_of(url)
+    in_memory = path is None
+    how: dict[str, Any] = {"factory": driver, "check_same_thread": not in_memory}
+
+    def open_file() -> sqlite3.Connection:
+        uri = f"{Path(path or '').as_uri()}?mode=rw"
+        connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **how)
+        return connection
+
+    own_creator = {"creator": open_file} if must_exist and not in_memory else {}
     engine = create_engine(
         url,
+        **own_creator,
         poolclass=StaticPool if in_memory else NullPool,
-        connect_args={"check_same_thread": False} if in_memory else {},
+        connect_args=how,
         hide_parameters=True,
     )
 
@@ -91,6 +125,7 @@ def make_engine(
         connection.execute(f"PRAGMA synchronous={synchronous.upper()}")
         connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
         connection.execute(f"PRAGMA journal_size_limit={JOURNAL_SIZE_LIMIT}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
 
     # A writer takes its lock at once: a reader that became a writer could be refused half-way.
     begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
@@ -110,16 +145,22 @@ def stamp_application(connection: Connection) -> None:
     connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
 
 
-def checkpoint(connection: Connection) -> None:
-    """Write the log back into the database file and empty it, outside of any transaction.
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """Return the driver's connection, for what is done outside of any transaction."""
+    return connection.connection.driver_connection  # type: ignore[return-value]
 
-    A reader in another process can hold it up; then the log stays, and nothing is lost. Raises
-    sqlite3.Error.
+
+def checkpoint(connection: Connection, patience_ms: int) -> bool:
+    """Write the log back into the database file and empty it; return whether that was possible.
+
+    A reader, here or in another process, can hold it up; then the log stays, and nothing is lost.
+    Raises sqlite3.Error.
     """
-    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
-    # Who stops must not wait for a reader of a backup.
-    driver.execute("PRAGMA busy_timeout=200")
-    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    driver = driver_of(connection)
+    driver.execute(f"PRAGMA busy_timeout={patience_ms}")
+    busy: int = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    return busy == 0
 
 
 def inspect_file(path: str) -> FileState:
@@ -137,22 +178,66 @@ def inspect_file(path: str) -> FileState:
     return FileState(application_id=application_id, empty=not tables, revision=revision)
 
 
-def copy_file(source: str, target: str) -> None:
-    """Copy a database, which may be in use, to ``target`` whole or not at all.
+def copy_file(source: str, target: str, *, unwanted: Callable[[], bool] | None = None) -> None:
+    """Copy a database, which may be in use, to ``target`` whole or not at all, without a log.
 
-    Raises OSError and sqlite3.Error.
+    The copy is what was committed when it began. Writers go on meanwhile; only their log can not be
+    written back. Raises OSError, sqlite3.Error, and GivenUp soon after ``unwanted`` says so.
     """
     partial = f"{target}.partial"
-    make_private(partial)
     try:
-        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(partial)) as new:
-            old.backup(new)
-        with open(partial, "rb") as copied:
-            os.fsync(copied.fileno())
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+        _copy_pages(source, partial, unwanted)
         os.replace(partial, target)
     except BaseException:
-        os.unlink(partial)
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
         raise
+    sync_directory(target)
+
+
+def _copy_pages(source: str, target: str, unwanted: Callable[[], bool] | None) -> None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(target, flags, 0o600)
+    try:
+        with closing(open_existing(source)) as old, closing(open_existing(target)) as new:
+            new.execute("PRAGMA journal_mode=OFF")
+            new.execute("PRAGMA synchronous=OFF")
+            # One snapshot for the whole copy: without it, it would begin anew with every write.
+            old.execute("BEGIN")
+            old.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            synced = 0
+
+            def progress(status: int, remaining: int, total: int) -> None:
+                nonlocal synced
+                if unwanted is not None and unwanted():
+                    raise GivenUp
+                if total - remaining - synced >= COPY_SYNC_PAGES:
+                    synced = total - remaining
+                    os.fsync(descriptor)
+
+            old.backup(new, pages=COPY_STEP_PAGES, progress=progress)
+        with closing(open_existing(target)) as new:
+            new.execute("PRAGMA journal_mode=DELETE").fetchall()
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_existing(path: str) -> sqlite3.Connection:
+    """Open a database outside of any engine; one that does not exist is not made."""
+    uri = f"{Path(path).absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None)
+
+
+def sync_directory(path: str) -> None:
+    """Make the name of a file last. Raises OSError."""
+    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_private(path: str) -> None:

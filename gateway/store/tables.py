@@ -1,11 +1,12 @@
 """The tables, and how the records of :mod:`gateway.model` become rows and back.
 
-A column has the name of the record's field. ``REVISIONS`` names every schema there has been, oldest
-first; a change here comes with a migration of the same effect.
+A column has the name of the record's field, at least as its key. ``REVISIONS`` names every schema there has
+been, oldest first; a change here comes with a migration of the same effect.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,19 +21,19 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
-    Row,
     String,
     Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 from gateway.model import Json, RunState, Struct
 
 S = TypeVar("S", bound=Struct)
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 SCHEMA_REVISION = REVISIONS[-1]
 
 
@@ -159,11 +160,19 @@ runs = Table(
     Column("stop_reason", Text),
     Column("error", Text),
     Column("last_seq", BigInteger, nullable=False),
+    Column("log_bytes", BigInteger, nullable=False),
+    Column("evicted_through", BigInteger, nullable=False),
+    Column("request", LargeBinary, key="request_json"),
     UniqueConstraint("run_id"),
-    Index("ix_runs_state", "state"),
+    Index("ix_runs_state", "state", "position"),
+    Index("ix_runs_session", "session_key", "position"),
     Index("ix_runs_ended", "ended_at_ms"),
+    Index("ix_runs_log", "position", "log_bytes", sqlite_where=text("log_bytes > 0")),
 )
-"""``position`` is the order of acceptance: two runs can share a millisecond, and a clock can jump."""
+"""``position`` is the order of acceptance: two runs can share a millisecond, and a clock can jump.
+
+``log_bytes`` is what the events of an ended run take; while it goes, they are not counted.
+"""
 
 run_events = Table(
     "run_events",
@@ -219,7 +228,7 @@ def columns_of(table: Table, kind: type[Struct]) -> list[Column[Any]]:
     return [table.c[name] for name in kind.__struct_fields__]
 
 
-def to_record(kind: type[S], row: Row[Any]) -> S:
+def to_record(kind: type[S], row: Sequence[Any]) -> S:
     """Return the record of a row that was selected with :func:`columns_of`."""
     return kind(**dict(zip(kind.__struct_fields__, row, strict=True)))
 

@@ -6,6 +6,7 @@ savepoint in one transaction, and answered after the commit: many callers share 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,19 +16,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import MsgspecError
 from sqlalchemy import Connection, Engine, Transaction
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    NotSupportedError,
-    ProgrammingError,
-    SQLAlchemyError,
-    StatementError,
-)
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.internet.defer import Deferred, succeed
 
 from gateway.errors import StoreError
 from gateway.interfaces import IClock
+from gateway.store.trouble import Kind, Trouble, error_text, trouble_of
 
 T = TypeVar("T")
 
@@ -48,12 +42,14 @@ class ChangeRaised(Exception):
 class BatchReport:
     """How a transaction went: operations in it, seconds it took, and what is wrong with the database.
 
-    ``failure`` is the text of the last failure of the database itself, until something succeeds.
+    ``failure`` is the last failure of the database itself, until something succeeds; damage is told even
+    where other operations succeeded. ``warning`` is a line for the log.
     """
 
     size: int
     seconds: float
-    failure: str | None
+    failure: Trouble | None
+    warning: str | None = None
 
 
 class Job(Generic[T]):
@@ -94,50 +90,50 @@ def public_error(error: Exception) -> Exception:
     if isinstance(error, ChangeRaised):
         assert isinstance(error.__cause__, Exception)
         return error.__cause__
-    if isinstance(error, (SQLAlchemyError, MsgspecError, OverflowError, UnicodeError)):
+    if isinstance(
+        error, (SQLAlchemyError, sqlite3.Error, MsgspecError, OverflowError, UnicodeError)
+    ):
         public = StoreError(error_text(error))
         public.__cause__ = error
         return public
     return error
 
 
-def error_text(error: Exception) -> str:
-    """Return one line without the statement and its parameters, which may be somebody's words."""
-    if isinstance(error, StatementError) and error.orig is not None:
-        return str(error.orig)
-    return str(error)
+class Care:
+    """What a connection needs beside its operations; this one needs nothing."""
 
+    def opened(self, connection: Connection, failure: Trouble | None) -> None:
+        """A connection was made; ``failure`` is what became of the one before."""
 
-def database_failure(error: Exception | None) -> str | None:
-    """Return the text if the database is at fault: full, read-only, locked, damaged; else None."""
-    mistakes = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
-    if not isinstance(error, DBAPIError):
-        return None
-    if isinstance(error, mistakes) and not error.connection_invalidated:
-        return None
-    return error_text(error)
+    def committed(self, connection: Connection) -> str | None:
+        """A transaction was committed; return a warning for the log. Raises what makes it undone."""
+
+    def closing(self, connection: Connection) -> None:
+        """The connection will be closed for good. What is raised is logged."""
 
 
 class Transactions:
     """Runs jobs on one connection, which is opened for the first of them and again after a failure."""
 
-    def __init__(self, engine: Engine, finish: Operation[object], clock: IClock) -> None:
+    def __init__(self, engine: Engine, care: Care, clock: IClock) -> None:
         self._engine = engine
-        self._finish = finish
+        self._care = care
         self._clock = clock
         self._connection: Connection | None = None
-        self._failure: str | None = None
+        self._failure: Trouble | None = None
 
     def run(self, jobs: Sequence[Job[Any]]) -> BatchReport:
         """Run jobs in one transaction; each ends with its result or its error, none raises here."""
         started = self._clock.seconds()
+        warning = None
         try:
-            connection = self._connection = self._connection or self._engine.connect()
+            connection = self._connect()
             with connection.begin() as transaction:
                 if len(jobs) == 1:
                     self._run_alone(connection, transaction, jobs[0])
                 else:
                     self._run_together(connection, jobs)
+            warning = self._care.committed(connection)
         except Exception as error:
             # BEGIN, COMMIT or the connection failed: nothing of this is stored. Whatever state the
             # connection is in (SQLAlchemy does not roll back after a failed COMMIT), it goes.
@@ -145,14 +141,20 @@ class Transactions:
                 job.fail(error)
             self._disconnect()
         self._note(jobs)
-        return BatchReport(len(jobs), self._clock.seconds() - started, self._failure)
+        return BatchReport(len(jobs), self._clock.seconds() - started, self._failure, warning)
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+            self._care.opened(self._connection, self._failure)
+        return self._connection
 
     def _run_alone(self, connection: Connection, transaction: Transaction, job: Job[Any]) -> None:
         try:
             job.run(connection)
         except Exception as error:
             job.fail(error)
-            if database_failure(error) is not None:
+            if trouble_of(error) is not None:
                 raise
             transaction.rollback()
 
@@ -167,15 +169,18 @@ class Transactions:
                 try:
                     connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
                 except SQLAlchemyError as broken:
-                    raise (error if database_failure(error) else broken) from None
+                    raise (error if trouble_of(error) else broken) from None
             connection.exec_driver_sql("RELEASE SAVEPOINT job")
 
     def _note(self, jobs: Sequence[Job[Any]]) -> None:
-        if any(job.error is None for job in jobs):
+        troubles = [trouble for job in jobs if (trouble := trouble_of(job.error)) is not None]
+        damage = [trouble for trouble in troubles if trouble.kind is Kind.DAMAGED]
+        if damage:
+            self._failure = damage[-1]
+        elif any(job.error is None for job in jobs):
             self._failure = None
-            return
-        for job in jobs:
-            self._failure = database_failure(job.error) or self._failure
+        elif troubles:
+            self._failure = troubles[-1]
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -188,7 +193,7 @@ class Transactions:
         failure = None
         if self._connection is not None:
             try:
-                self._finish(self._connection)
+                self._care.closing(self._connection)
             except Exception as error:
                 failure = error_text(error)
             self._disconnect()

@@ -13,13 +13,13 @@ Gates = Callable[..., Gate]
 
 
 def test_abort_while_accepting(gate: Gate) -> None:
-    """A run that is aborted before the store has it ends as soon as the store has it, unstarted."""
+    """A run aborted before the store has it ends unstarted, for the first reason, once the store has it."""
     client = gate.client()
     gate.store.hanging.add("accept_turn")
     call = client.send("hello")
 
     first = client.ok("chat.abort", {"sessionKey": "main"})
-    second = client.ok("chat.abort", {"sessionKey": "main", "runId": "r1"})
+    second = client.send("/stop", run="r2").payload
     before = client.ends()
     gate.store.release()
 

@@ -106,9 +106,15 @@ class Client:
                 self._close = code, payload[2:].decode()
         return found
 
+    @staticmethod
+    def decoded(payload: bytes) -> dict[str, Any]:
+        """Return a JSON message."""
+        message: dict[str, Any] = json.loads(payload)
+        return message
+
     def received(self) -> list[dict[str, Any]]:
         """Return the JSON messages that came since the last call."""
-        return [json.loads(payload) for opcode, payload in self.frames() if opcode == 1]
+        return [self.decoded(payload) for opcode, payload in self.frames() if opcode == 1]
 
     def closed(self) -> tuple[int, str] | None:
         """Return code and reason of the close frame, if one has come."""

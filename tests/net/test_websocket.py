@@ -129,6 +129,16 @@ def test_the_deadline_is_the_client_s(gate: Gate) -> None:
     assert client.call("health")["ok"]
 
 
+def test_a_refusal_by_the_store_s_word(gate: Gate, log: list[LogEvent]) -> None:
+    """A device whose token the store does not know is refused like any other credential."""
+    client = gate.open()
+    answer = client.connect(device=DEVICE, auth={"token": "wrong"}, client=UI)
+    assert answer["error"]["details"]["code"] == "AUTH_TOKEN_MISMATCH"
+    assert client.closed() is not None
+    client.wire.lose()
+    assert closings(log)[0]["cause"] == "unauthorized"
+
+
 def test_what_is_judged_for_a_client_that_left(gate: Gate, log: list[LogEvent]) -> None:
     """A client that is gone before it is judged is entered nowhere, and costs one close line."""
     client = gate.open()

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from gateway.store import sqlite
 from gateway.store.store import SQLStore
-from gateway.store.writer import Transactions
+from gateway.store.writer import Care, Transactions
 from gateway.testing import FakeClock, result_of
 
 from .harness import Pump, memory_store
 from .jobs import TABLE
 
-pytest.register_assert_rewrite(
-    *(f"{__package__}.{name}" for name in ("contract", "contract_runs", "contract_sessions"))
-)
+CONTRACTS = ("contract", "contract_logs", "contract_runs", "contract_sessions")
+pytest.register_assert_rewrite(*(f"{__package__}.{name}" for name in CONTRACTS))
 
 
 @pytest.fixture
@@ -53,6 +54,20 @@ def table_engine(tmp_path: Path) -> Engine:
 @pytest.fixture
 def transactions(table_engine: Engine) -> Iterator[Transactions]:
     """Return what runs jobs on the engine."""
-    transactions = Transactions(table_engine, lambda connection: None, FakeClock())
+    transactions = Transactions(table_engine, Care(), FakeClock())
     yield transactions
     transactions.close()
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Collect the lines that are logged."""
+    lines: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        lines.append(str(event["log_format"]).format(**event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)

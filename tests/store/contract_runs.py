@@ -10,7 +10,18 @@ from msgspec import structs
 
 from gateway.errors import StoreError, VersionConflict
 from gateway.interfaces import IStore
-from gateway.model import RunState, Session, SessionQuery
+from gateway.model import (
+    Attachment,
+    EventSpan,
+    RunQuery,
+    RunRecord,
+    RunRequest,
+    RunState,
+    Session,
+    SessionQuery,
+    decode_request,
+    encode_request,
+)
 
 from .harness import (
     KEY,
@@ -22,6 +33,7 @@ from .harness import (
     an_ended_run,
     an_event,
     as_it_is,
+    putting,
     setting,
 )
 
@@ -94,6 +106,155 @@ class AcceptContract:
         wait(store.finish_turn(an_end("a")))
 
         assert [run.run_id for run in wait(store.open_runs())] == ["b", "c"]
+
+
+class OpenRunContract:
+    """Runs between their acceptance and their end."""
+
+    def test_request_is_kept_until_the_end(self, store: IStore, wait: Wait) -> None:
+        """The request that came with a run is there for who starts it again, and gone with its end."""
+        request = RunRequest(
+            run_id="run-1",
+            session_key=KEY,
+            session_id="s",
+            agent_id="main",
+            text="what is on the picture?",
+            attachments=(Attachment(mime_type="image/png", data=b"\x89PNG\x00\xff"),),
+            thinking="high",
+            extra_system_prompt="Be brief.",
+            timeout_s=7.5,
+        )
+        run = a_run(request_json=encode_request(request))
+        wait(store.accept_turn(run, setting(), None))
+
+        (kept,) = wait(store.open_runs())
+        assert kept == run == wait(store.get_run("run-1"))
+        assert decode_request(kept.request_json) == request
+        wait(store.finish_turn(an_end(run=an_ended_run(request_json=run.request_json))))
+        assert wait(store.get_run("run-1")).request_json is None
+
+    def test_large_request_comes_back_whole(self, store: IStore, wait: Wait) -> None:
+        """A request of megabytes is kept as it is."""
+        run = a_run(request_json=b"x" * 7_000_000)
+        wait(store.accept_turn(run, setting(), None))
+
+        assert wait(store.get_run("run-1")) == run
+
+    def test_a_run_is_taken_over(self, store: IStore, wait: Wait) -> None:
+        """Who starts a run again gives it an epoch of its own, and says that it runs."""
+        wait(store.accept_turn(a_run(request_json=b"{}"), setting(), None))
+        wait(store.append_events([an_event(1)]))
+
+        def take(current: RunRecord | None) -> RunRecord:
+            assert current is not None
+            return structs.replace(
+                current,
+                epoch="epoch-2",
+                state=RunState.RUNNING,
+                started_at_ms=NOW,
+                request_json=None,
+            )
+
+        taken = wait(store.update_run("run-1", take))
+
+        expected = a_run(epoch="epoch-2", state=RunState.RUNNING, started_at_ms=NOW)
+        assert taken == expected == wait(store.get_run("run-1"))
+        assert wait(store.event_span("run-1")) == EventSpan("epoch-2", 1, 0)
+        assert wait(store.open_runs()) == (expected,)
+        wait(store.finish_turn(an_end(run=an_ended_run(epoch="epoch-2"))))
+        assert wait(store.open_runs()) == ()
+
+    def test_update_that_leaves_a_run_alone(self, store: IStore, wait: Wait) -> None:
+        """A change that returns None sees the run, stores nothing and returns what is stored."""
+        assert wait(store.update_run("run-1", lambda current: None)) is None
+        wait(store.accept_turn(a_run(), setting(), None))
+        seen: list[RunRecord | None] = []
+
+        def look(current: RunRecord | None) -> None:
+            seen.append(current)
+
+        assert wait(store.update_run("run-1", look)) == a_run()
+        assert seen == [a_run()]
+
+    def test_update_that_raises(self, store: IStore, wait: Wait) -> None:
+        """What the change raises reaches the caller, and nothing is stored."""
+        wait(store.accept_turn(a_run(), setting(), None))
+
+        def refuse(current: RunRecord | None) -> RunRecord:
+            raise LookupError("somebody has it")
+
+        with pytest.raises(LookupError, match="somebody has it"):
+            wait(store.update_run("run-1", refuse))
+        assert wait(store.get_run("run-1")) == a_run()
+
+    def test_only_an_open_run_is_updated(self, store: IStore, wait: Wait) -> None:
+        """A run that is unknown or has ended is a VersionConflict, and stays as it is."""
+        with pytest.raises(VersionConflict):
+            wait(store.update_run("run-1", putting(a_run())))
+        wait(store.finish_turn(an_end()))
+
+        with pytest.raises(VersionConflict):
+            wait(store.update_run("run-1", putting(a_run())))
+        assert wait(store.get_run("run-1")) == an_ended_run()
+
+    @pytest.mark.parametrize("run", [a_run("run-2"), an_ended_run(), a_run(ended_at_ms=NOW)])
+    def test_update_is_no_end(self, store: IStore, wait: Wait, run: RunRecord) -> None:
+        """An update neither ends a run nor gives it another id."""
+        wait(store.accept_turn(a_run(), setting(), None))
+
+        with pytest.raises(StoreError):
+            wait(store.update_run("run-1", putting(run)))
+        assert wait(store.get_run("run-1")) == a_run()
+
+
+class RunListContract:
+    """Runs that are listed."""
+
+    @pytest.fixture
+    def five_runs(self, store: IStore, wait: Wait) -> None:
+        """Accept five runs in two sessions while the clock goes back; end three of them."""
+        ends = {"b": RunState.DONE, "c": RunState.FAILED, "d": RunState.DONE}
+        for number, run_id in enumerate("abcde"):
+            key = "agent:main:other" if run_id == "d" else KEY
+            run = a_run(run_id, session_key=key, accepted_at_ms=NOW - number, request_json=b"{}")
+            wait(store.accept_turn(run, putting(a_session(key)), None))
+            if run_id in ends:
+                ended = an_ended_run(run_id, session_key=key, state=ends[run_id])
+                wait(store.finish_turn(an_end(run=ended)))
+
+    @pytest.mark.usefixtures("five_runs")
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            (RunQuery(limit=9), "edcba"),
+            (RunQuery(limit=2), "ed"),
+            (RunQuery(limit=0), ""),
+            (RunQuery(limit=-1), ""),
+            (RunQuery(limit=9, session_key=KEY), "ecba"),
+            (RunQuery(limit=2, session_key=KEY), "ec"),
+            (RunQuery(limit=9, session_key="agent:main:none"), ""),
+            (RunQuery(limit=9, states=(RunState.DONE,)), "db"),
+            (RunQuery(limit=9, states=(RunState.ACCEPTED, RunState.FAILED)), "eca"),
+            (RunQuery(limit=2, states=(RunState.FAILED, RunState.ACCEPTED)), "ec"),
+            (RunQuery(limit=9, states=(RunState.DONE, RunState.DONE)), "db"),
+            (RunQuery(limit=9, states=(RunState.ABORTED,)), ""),
+            (RunQuery(limit=9, states=tuple(RunState), session_key=KEY), "ecba"),
+            (RunQuery(limit=9, states=(RunState.DONE,), session_key=KEY), "b"),
+            (RunQuery(limit=1 << 40), "edcba"),
+        ],
+    )
+    def test_newest_first(self, store: IStore, wait: Wait, query: RunQuery, found: str) -> None:
+        """Runs are listed as they were accepted, the last one first, filtered, at most ``limit``."""
+        assert [run.run_id for run in wait(store.runs_of(query))] == list(found)
+
+    @pytest.mark.usefixtures("five_runs")
+    def test_listed_without_requests(self, store: IStore, wait: Wait) -> None:
+        """A listed run is whole, but for its request, which can be megabytes."""
+        (listed,) = wait(store.runs_of(RunQuery(limit=1)))
+
+        stored = wait(store.get_run("e"))
+        assert stored.request_json == b"{}"
+        assert listed == structs.replace(stored, request_json=None)
 
 
 class FinishContract:
@@ -210,62 +371,3 @@ class FinishContract:
         with pytest.raises(StoreError, match="has not ended"):
             wait(store.finish_turn(an_end(run=run)))
         assert wait(store.get_run("run-1")).state is RunState.ACCEPTED
-
-
-class LogContract:
-    """Logs of runs."""
-
-    def test_log_in_order(self, store: IStore, wait: Wait) -> None:
-        """Events are read in the order of their numbers, from a position on, at most ``limit``."""
-        wait(store.accept_turn(a_run(), setting(), None))
-        wait(store.append_events([an_event(2), an_event(1), an_event(1, "another")]))
-        wait(store.append_events([an_event(3, data=b"\x00\xff")]))
-
-        assert wait(store.list_events("run-1", after_seq=0, limit=2)) == (
-            an_event(1),
-            an_event(2),
-        )
-        assert wait(store.list_events("run-1", after_seq=2, limit=9)) == (
-            an_event(3, data=b"\x00\xff"),
-        )
-        assert wait(store.list_events("run-1", after_seq=3, limit=9)) == ()
-        assert wait(store.list_events("run-1", after_seq=0, limit=-1)) == ()
-
-    def test_only_the_epoch_of_the_run(self, store: IStore, wait: Wait) -> None:
-        """Events of another epoch are another log."""
-        wait(store.accept_turn(a_run(epoch="new"), setting(), None))
-        wait(store.append_events([an_event(1, epoch="old"), an_event(1, epoch="new")]))
-
-        assert wait(store.list_events("run-1", after_seq=0, limit=9)) == (an_event(1, epoch="new"),)
-        assert wait(store.list_events("nobody", after_seq=0, limit=9)) == ()
-
-    def test_a_place_is_taken_once(self, store: IStore, wait: Wait) -> None:
-        """An event whose number is taken fails the whole batch; an empty batch is fine."""
-        wait(store.accept_turn(a_run(), setting(), None))
-        wait(store.append_events([an_event(1)]))
-        wait(store.append_events([]))
-
-        with pytest.raises(StoreError):
-            wait(store.append_events([an_event(2), an_event(1)]))
-        assert wait(store.list_events("run-1", after_seq=0, limit=9)) == (an_event(1),)
-
-    def test_prune_removes_what_ended_first(self, store: IStore, wait: Wait) -> None:
-        """Pruning deletes runs that ended before a time, oldest end first, with all their events."""
-        for number, run_id in enumerate(("b", "a", "c", "d")):
-            wait(store.accept_turn(a_run(run_id), lambda current: current or a_session(), None))
-            wait(store.append_events([an_event(1, run_id), an_event(1, run_id, epoch="old")]))
-            if run_id != "d":
-                ended = an_ended_run(run_id, ended_at_ms=NOW + number)
-                wait(store.finish_turn(an_end(run=ended)))
-
-        assert wait(store.prune_runs(NOW + 2, 0)) == 0
-        assert wait(store.prune_runs(NOW + 2, 1)) == 1
-        assert wait(store.get_run("b")) is None
-        assert wait(store.prune_runs(NOW + 2, 9)) == 1
-        assert wait(store.get_run("a")) is None
-        assert wait(store.get_run("c")) is not None
-        assert [run.run_id for run in wait(store.open_runs())] == ["d"]
-        # The places of the pruned events are free again, those of the others are not.
-        wait(store.append_events([an_event(1, "a"), an_event(1, "b", epoch="old")]))
-        with pytest.raises(StoreError):
-            wait(store.append_events([an_event(1, "c")]))

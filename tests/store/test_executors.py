@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError
 from gateway.errors import StoreError
 from gateway.store.writer import (
     BatchReport,
+    Care,
     InlineExecutor,
     Job,
     ThreadExecutor,
@@ -91,7 +92,7 @@ def make(table_engine: Engine) -> Iterator[Callable[..., Workshop]]:
     made: list[Workshop] = []
 
     def make(**limits: int) -> Workshop:
-        transactions = Transactions(table_engine, lambda connection: None, FakeClock())
+        transactions = Transactions(table_engine, Care(), FakeClock())
         made.append(Workshop(transactions, **limits))
         return made[-1]
 

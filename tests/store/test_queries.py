@@ -10,8 +10,18 @@ import pytest
 from sqlalchemy import Connection, Engine, event, update
 
 from gateway.errors import VersionConflict
-from gateway.model import Device, Session, SessionQuery
-from gateway.store import devices, runs, schema, sessions, sqlite, tables, transcripts
+from gateway.model import Device, Retention, RunQuery, RunRecord, RunState, Session, SessionQuery
+from gateway.store import (
+    devices,
+    logs,
+    retention,
+    runs,
+    schema,
+    sessions,
+    sqlite,
+    tables,
+    transcripts,
+)
 from gateway.store.store import SQLStore
 from gateway.testing import result_of
 
@@ -119,8 +129,20 @@ def test_a_page_that_ends_the_list_is_one_statement(plan: Plan) -> None:
         lambda connection: runs.finish(connection, an_end(events=(an_event(1),))),
         lambda connection: runs.by_id(connection, "run-1"),
         lambda connection: runs.open_runs(connection),
-        lambda connection: runs.events(connection, "run-1", 0, 100),
+        lambda connection: runs.newest(connection, RunQuery(limit=9, session_key=KEY)),
+        lambda connection: runs.newest(
+            connection, RunQuery(limit=9, session_key=KEY, states=(RunState.DONE,))
+        ),
+        lambda connection: runs.newest(
+            connection, RunQuery(limit=9, states=(RunState.DONE, RunState.FAILED))
+        ),
+        lambda connection: logs.read(connection, "run-1", 0, 100, None),
+        lambda connection: logs.read(connection, "run-1", 0, 100, "epoch-1"),
+        lambda connection: logs.span(connection, "run-1"),
         lambda connection: runs.prune(connection, NOW, 100),
+        lambda connection: retention.plan(connection, Retention(ended_before_ms=NOW)),
+        lambda connection: retention.carry_out(connection, retention.Plan(("run-1",))),
+        lambda connection: retention.carry_out(connection, retention.Plan(("run-1",), 100)),
         lambda connection: devices.by_id(connection, "device-1"),
         lambda connection: devices.token_by_digest(connection, "aa"),
     ],
@@ -136,6 +158,56 @@ def test_no_operation_walks_over_a_table(
     assert "SCAN messages" not in found
     assert "SCAN sessions" not in found
     assert "SCAN device" not in found
+
+
+@pytest.fixture
+def one_ended_run(engine: Engine) -> None:
+    """Store a run with one event, and its end."""
+    with engine.begin() as connection:
+        runs.finish(connection, an_end(events=(an_event(1),)))
+
+
+@pytest.mark.usefixtures("one_ended_run")
+def test_retention_reads_nothing_but_indexes(plan: Plan) -> None:
+    """What is too much is found in indexes that hold all that is asked, without a row being read."""
+
+    def too_many(connection: Connection) -> None:
+        assert retention.plan(connection, Retention(runs_per_session=0)) is not None
+
+    def too_large(connection: Connection) -> None:
+        assert retention.plan(connection, Retention(log_bytes=0)) is not None
+
+    assert plan(too_many).split("; ") == [
+        "SCAN runs USING COVERING INDEX ix_runs_session",
+        "SEARCH runs USING INDEX ix_runs_session (session_key=? AND position<?)",
+        "SCALAR SUBQUERY 1",
+        "SEARCH runs USING INDEX ix_runs_session (session_key=?)",
+    ]
+    assert plan(too_large).split("; ")[-2:] == [
+        "SCAN runs USING COVERING INDEX ix_runs_log",
+        "SCAN runs USING INDEX ix_runs_log",
+    ]
+
+
+@pytest.mark.usefixtures("one_ended_run")
+def test_no_operation_on_an_ended_run_walks_over_a_table(plan: Plan) -> None:
+    """The events of a run that are removed, and the run, are found by an index."""
+    whole = plan(lambda connection: retention.carry_out(connection, retention.Plan(("run-1",))))
+    part = plan(lambda connection: retention.carry_out(connection, retention.Plan(("run-1",), 1)))
+
+    assert "SCAN" not in whole + part
+    assert "SEARCH run_events USING INDEX sqlite_autoindex_run_events_1 (run_id=?" in whole
+    assert "TEMP B-TREE" not in whole + part
+
+
+def test_taking_over_a_run_walks_over_no_table(plan: Plan) -> None:
+    """A run is found and changed by its id."""
+
+    def operation(connection: Connection) -> None:
+        runs.accept(connection, a_run(), putting(a_session()), None)
+        runs.update_by(connection, "run-1", putting(a_run(epoch="epoch-2")))
+
+    assert "SCAN" not in plan(operation)
 
 
 def test_storing_a_token_walks_over_no_table(plan: Plan) -> None:
@@ -174,6 +246,30 @@ def test_a_device_changed_by_another_writer_is_a_conflict(engine: Engine) -> Non
         devices.update_by(connection, "device-1", putting(a_device()))
         with pytest.raises(VersionConflict):
             devices.update_by(connection, "device-1", meanwhile)
+
+
+def test_a_run_changed_by_another_writer_is_a_conflict(engine: Engine) -> None:
+    """An update finds no row when the epoch is not the one that was read, and changes nothing."""
+
+    def meanwhile(current: RunRecord | None) -> RunRecord | None:
+        connection.execute(update(tables.runs).values(epoch="another"))
+        return current
+
+    with engine.begin() as connection:
+        runs.accept(connection, a_run(), putting(a_session()), None)
+        with pytest.raises(VersionConflict):
+            runs.update_by(connection, "run-1", meanwhile)
+
+
+def test_the_list_of_runs_is_bounded(store: SQLStore) -> None:
+    """Not more than 1000 runs are listed, those accepted last, whatever the limit is."""
+    for number in range(runs.LIST_LIMIT + 1):
+        result_of(store.accept_turn(a_run(f"run-{number}"), putting(a_session()), None))
+
+    for query in (RunQuery(limit=5000), RunQuery(limit=5000, states=(RunState.ACCEPTED,))):
+        listed = result_of(store.runs_of(query))
+        assert len(listed) == runs.LIST_LIMIT
+        assert listed[-1].run_id == "run-1"
 
 
 def test_the_list_of_devices_is_bounded(store: SQLStore) -> None:

@@ -196,15 +196,21 @@ class TestRefusals:
         """A file that is no database is left alone."""
         Path(path).write_text("port = 18789\n" * 100)
 
-        assert refusal(path) == "database PATH: file is not a database"
+        assert refusal(path) == (
+            "database PATH: the database is damaged (file is not a database);"
+            " restore a backup: gatewayctl restore"
+        )
         assert Path(path).read_text() == "port = 18789\n" * 100
 
     def test_truncated(self, path: str, engine: Engine) -> None:
-        """A database that was cut short is refused."""
+        """A database that was cut short is refused, with the command that mends it."""
         schema.prepare_file(engine, path)
         os.truncate(path, 4096)
 
-        assert refusal(path) == "database PATH: database disk image is malformed"
+        assert refusal(path) == (
+            "database PATH: the database is damaged (database disk image is malformed);"
+            " restore a backup: gatewayctl restore"
+        )
 
     def test_missing_directory(self, tmp_path: Path) -> None:
         """A database in a directory that does not exist is refused."""
@@ -216,7 +222,9 @@ class TestRefusals:
         """A directory where the file should be is refused."""
         os.mkdir(path)
 
-        assert refusal(path) == "database PATH: unable to open database file"
+        assert refusal(path) == (
+            "database PATH: the database can not be opened (unable to open database file)"
+        )
 
     def test_read_only(self, path: str, engine: Engine) -> None:
         """A database that can not be written is refused at the start."""
@@ -225,7 +233,16 @@ class TestRefusals:
         if os.access(path, os.W_OK):
             pytest.skip("whoever runs this may write everything")
 
-        assert refusal(path) == "database PATH: attempt to write a readonly database"
+        assert refusal(path) == (
+            "database PATH: the database can not be written (attempt to write a readonly database)"
+        )
+
+    def test_file_that_can_not_be_made(self, tmp_path: Path) -> None:
+        """A file that the system refuses to make is refused."""
+        line = refusal(str(tmp_path / ("x" * 300)))
+
+        assert line.startswith("database PATH: ")
+        assert "File name too long" in line
 
     def test_unreadable(self, path: str) -> None:
         """A file that may not be read is refused."""
@@ -233,13 +250,17 @@ class TestRefusals:
         if os.access(path, os.R_OK):
             pytest.skip("whoever runs this may read everything")
 
-        assert refusal(path) == "database PATH: unable to open database file"
+        assert refusal(path) == (
+            "database PATH: the database can not be opened (unable to open database file)"
+        )
 
     def test_log_can_not_be_written(self, path: str) -> None:
         """A database whose log can not be made is refused."""
         os.mkdir(f"{path}-shm")
 
-        assert refusal(path) == "database PATH: attempt to write a readonly database"
+        assert refusal(path) == (
+            "database PATH: the database can not be written (attempt to write a readonly database)"
+        )
 
 
 class TestMigrate:

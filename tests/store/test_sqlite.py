@@ -57,7 +57,14 @@ def test_pragmas(url: str, synchronous: str, level: int) -> None:
     with engine.connect() as connection:
         values = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            for name in (
+                "journal_mode",
+                "synchronous",
+                "foreign_keys",
+                "busy_timeout",
+                "journal_size_limit",
+                "wal_autocheckpoint",
+            )
         }
 
     assert values == {
@@ -65,6 +72,8 @@ def test_pragmas(url: str, synchronous: str, level: int) -> None:
         "synchronous": level,
         "foreign_keys": 1,
         "busy_timeout": sqlite.BUSY_TIMEOUT_MS,
+        "journal_size_limit": sqlite.JOURNAL_SIZE_LIMIT,
+        "wal_autocheckpoint": sqlite.CHECKPOINT_PAGES,
     }
 
 
@@ -113,12 +122,14 @@ def test_checkpoint_empties_the_log(url: str) -> None:
             other.execute("SELECT * FROM t").fetchall()
             with connection.begin():
                 connection.exec_driver_sql("INSERT INTO t VALUES (1)")
-            sqlite.checkpoint(connection)
+            assert sqlite.checkpoint(connection, 50) is False
             assert os.path.getsize(log) > 0
 
-        sqlite.checkpoint(connection)
+        assert sqlite.checkpoint(connection, 50) is True
 
         assert os.path.getsize(log) == 0
+        patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        assert patience == sqlite.BUSY_TIMEOUT_MS
 
 
 def test_copy_of_a_database_in_use(tmp_path: Path) -> None:

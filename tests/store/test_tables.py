@@ -22,7 +22,7 @@ from gateway.store import tables
     [
         ("sessions", Session, {"search_text"}),
         ("messages", Message, {"session_id"}),
-        ("runs", RunRecord, {"position"}),
+        ("runs", RunRecord, {"position", "log_bytes"}),
         ("run_events", RunEvent, set()),
         ("devices", Device, set()),
         ("device_tokens", DeviceToken, set()),
@@ -34,7 +34,7 @@ def test_a_column_for_every_field(table: str, kind: type[Struct], more: set[str]
 
     assert set(columns.keys()) == set(kind.__struct_fields__) | more
     assert [
-        column.name for column in tables.columns_of(tables.metadata.tables[table], kind)
+        column.key for column in tables.columns_of(tables.metadata.tables[table], kind)
     ] == list(kind.__struct_fields__)
 
 

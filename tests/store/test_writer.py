@@ -10,8 +10,10 @@ from sqlalchemy import Connection, Engine, event
 
 from gateway.errors import StoreError
 from gateway.store import sqlite
+from gateway.store.trouble import Kind, Trouble
 from gateway.store.writer import (
     BatchReport,
+    Care,
     ChangeRaised,
     Job,
     Transactions,
@@ -109,7 +111,7 @@ class TestTransactions:
         report = transactions.run(jobs)
 
         assert {str(outcome(job)) for job in jobs} == {"no such table: missing"}
-        assert report.failure == "no such table: missing"
+        assert report.failure == Trouble(Kind.OTHER, "no such table: missing")
         assert numbers(table_engine) == []
         again = add(3)
         assert transactions.run([again]).failure is None
@@ -151,25 +153,28 @@ class TestTransactions:
         )
 
     def test_failure_stays_until_a_success(self, transactions: Transactions) -> None:
-        """The text of the database's failure stays through refusals, until a job succeeds."""
-        reports = [
+        """The database's failure stays through refusals, until a job succeeds."""
+        failures = [
             transactions.run([job]).failure
             for job in (running("SELECT * FROM missing"), raising(LookupError("x")), add(1))
         ]
 
-        assert reports == ["no such table: missing", "no such table: missing", None]
+        missing = Trouble(Kind.OTHER, "no such table: missing")
+        assert failures == [missing, missing, None]
 
     def test_failure_in_a_batch(self, transactions: Transactions) -> None:
         """A batch in which every job failed keeps what the database said last."""
         jobs: list[Job[Any]] = [running("SELECT * FROM missing"), raising(LookupError("x"))]
 
-        assert transactions.run(jobs).failure == "no such table: missing"
+        failure = transactions.run(jobs).failure
+
+        assert failure == Trouble(Kind.OTHER, "no such table: missing")
 
     def test_unreachable_database(self, tmp_path: Path) -> None:
         """A database that can not be opened fails the jobs, and is tried again with the next."""
         directory = tmp_path / "later"
         engine = sqlite.make_engine(sqlite.parse_url(f"sqlite:///{directory / 'test.db'}"))
-        transactions = Transactions(engine, lambda connection: None, FakeClock())
+        transactions = Transactions(engine, Care(), FakeClock())
         first, second = running("SELECT 1"), running("SELECT 1")
 
         failed = transactions.run([first])
@@ -177,7 +182,9 @@ class TestTransactions:
         worked = transactions.run([second])
 
         assert isinstance(outcome(first), StoreError)
-        assert failed.failure == "unable to open database file"
+        assert failed.failure == Trouble(
+            Kind.UNREACHABLE, "the database can not be opened (unable to open database file)"
+        )
         assert worked.failure is None
         assert transactions.close() is None
 
@@ -197,16 +204,17 @@ class TestTransactions:
         transactions.run([again])
 
         assert isinstance(outcome(job), StoreError)
-        assert report.failure == "Cannot operate on a closed database."
+        assert report.failure == Trouble(Kind.OTHER, "Cannot operate on a closed database.")
         assert numbers(table_engine) == [1]
 
     def test_close_reports_trouble(self, table_engine: Engine) -> None:
         """What tidying up raises is returned as text, and the connection is closed all the same."""
 
-        def finish(connection: Connection) -> None:
-            raise RuntimeError("no more")
+        class Careless(Care):
+            def closing(self, connection: Connection) -> None:
+                raise RuntimeError("no more")
 
-        transactions = Transactions(table_engine, finish, FakeClock())
+        transactions = Transactions(table_engine, Careless(), FakeClock())
         transactions.run([add(1)])
 
         assert transactions.close() == "no more"
@@ -215,7 +223,7 @@ class TestTransactions:
     def test_seconds_are_the_clocks(self, table_engine: Engine) -> None:
         """The report has the time that the transaction took by the injected clock."""
         clock = FakeClock()
-        transactions = Transactions(table_engine, lambda connection: None, clock)
+        transactions = Transactions(table_engine, Care(), clock)
         job = Job(lambda connection: clock.advance(2.5))
 
         assert transactions.run([job]).seconds == 2.5
