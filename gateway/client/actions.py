@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from gateway.client.chat import RunEvent
 from gateway.client.errors import ClientError
 
 
@@ -43,6 +45,33 @@ class Gap:
     missed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection is away; the client tries to come back in ``retry_in_s`` seconds."""
+
+    error: ClientError
+    retry_in_s: float
+    attempts: int
+    """Attempts since a connection was last healthy, the coming one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """The connection is back. Runs and subscriptions go on; of other events any number is missing."""
+
+    hello: Hello
+
+
+Notice = Event | Gap | Disconnected | Reconnected
+"""What listeners hear."""
+
+
+class Dial(NamedTuple):
+    """Make a connection."""
+
+    attempt: int
+
+
 class Send(NamedTuple):
     """Send one text message."""
 
@@ -79,7 +108,21 @@ class Failed(NamedTuple):
 class Received(NamedTuple):
     """An event, or a hole where events should have been."""
 
-    event: Event | Gap
+    event: Notice
+
+
+class RunSaid(NamedTuple):
+    """A run that is being read went on, or ended."""
+
+    run_id: str
+    events: list[RunEvent]
+
+
+class RunFailed(NamedTuple):
+    """A run can not be read to its end."""
+
+    run_id: str
+    error: ClientError
 
 
 class Ignored(NamedTuple):
@@ -101,4 +144,33 @@ class Lost(NamedTuple):
     error: ClientError
 
 
-Action = Send | Opened | Accepted | Answered | Failed | Received | Ignored | Close | Lost
+Action = (
+    Dial
+    | Send
+    | Opened
+    | Accepted
+    | Answered
+    | Failed
+    | Received
+    | RunSaid
+    | RunFailed
+    | Ignored
+    | Close
+    | Lost
+)
+
+
+class Ask(NamedTuple):
+    """A request that the client makes for itself. What its answer causes is carried out in turn."""
+
+    method: str
+    params: dict[str, Any]
+    answered: Callable[[Any, float], list[Action | Ask]]
+    """Called with the payload and the time."""
+    failed: Callable[[ClientError, float], list[Action | Ask]]
+    timeout: float | None = None
+    resend: bool = False
+    """Send it again on the next connection, where this one ends before the answer."""
+
+
+Steps = list[Action | Ask]

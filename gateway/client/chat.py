@@ -66,11 +66,21 @@ def merge_text(earlier: RunEvent, later: RunEvent) -> RunEvent | None:
 
 
 class ChatReader:
-    """Reads one run. After its end, everything is ignored: some gateways report an end twice."""
+    """Reads one run. After its end, everything is ignored: some gateways report an end twice.
+
+    What it gives out always adds up to ``text``, whatever came twice, out of order or anew.
+    """
 
     def __init__(self) -> None:
         self._text = ""
+        self._told = ""
+        self._catching_up = False
         self._ended = False
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it is known."""
+        return self._text
 
     @property
     def ended(self) -> bool:
@@ -84,53 +94,85 @@ class ChatReader:
         idempotency key may be over already: then no event follows and the answer is the end.
         """
         fields = payload if isinstance(payload, Mapping) else {}
-        if "runId" not in fields:
-            return self._end(Outcome.FINAL, fields)
-        outcome = _OVER_BY_ANSWER.get(str(fields.get("status")))
-        return [] if outcome is None else self._end(outcome, fields)
+        outcome = ended_by(fields)
+        return [] if outcome is None else self.end(outcome, fields)
 
     def event(self, payload: Mapping[str, Any]) -> list[RunEvent]:
         """Take in the payload of a ``chat`` event of this run."""
-        if self._ended:
-            return []
         state = payload.get("state")
         if state == "delta":
             return self._grow(payload)
         if state in (Outcome.FINAL, Outcome.ABORTED, Outcome.ERROR):
-            return [*self._grow(payload), *self._end(Outcome(state), payload)]
+            return [*self._grow(payload), *self.end(Outcome(state), payload)]
         return []
+
+    def append(self, text: str) -> list[RunEvent]:
+        """Go on with a piece of the answer."""
+        return self.replace(self._text + text)
+
+    def replace(self, text: str) -> list[RunEvent]:
+        """Take in the whole answer so far."""
+        if self._ended:
+            return []
+        self._text = text
+        return self._tell()
+
+    def start_over(self) -> None:
+        """Begin to read the run from its first event again.
+
+        While what comes is what was told before, nothing is told.
+        """
+        self._text = ""
+        self._catching_up = True
+
+    def end(self, outcome: Outcome, payload: Mapping[str, Any]) -> list[RunEvent]:
+        """End the run, once; what ``payload`` says of the end goes into the event."""
+        if self._ended:
+            return []
+        self._catching_up = False
+        events = self._tell()
+        self._ended = True
+        error = field_text(payload, "errorMessage") or field_text(payload, "error")
+        if outcome is Outcome.ERROR and error is None:
+            error = field_text(payload, "summary") or "the run failed"
+        end = RunEnded(
+            outcome,
+            self._text,
+            stop_reason=field_text(payload, "stopReason"),
+            error_message=error,
+            error_kind=field_text(payload, "errorKind"),
+            payload=payload,
+        )
+        return [*events, end]
 
     def _grow(self, payload: Mapping[str, Any]) -> list[RunEvent]:
         text = message_text(payload.get("message"))
-        if text is None:
-            increment = payload.get("deltaText")
-            if not isinstance(increment, str):
-                return []
-            text = increment if payload.get("replace") is True else self._text + increment
-        if text == self._text:
+        if text is not None:
+            return self.replace(text)
+        increment = payload.get("deltaText")
+        if not isinstance(increment, str):
             return []
-        before, self._text = self._text, text
-        if text.startswith(before):
-            return [TextDelta(text[len(before) :])]
+        return self.replace(increment) if payload.get("replace") is True else self.append(increment)
+
+    def _tell(self) -> list[RunEvent]:
+        told, text = self._told, self._text
+        if text == told:
+            self._catching_up = False
+            return []
+        if self._catching_up and told.startswith(text):
+            return []
+        self._catching_up = False
+        self._told = text
+        if text.startswith(told):
+            return [TextDelta(text[len(told) :])]
         return [TextReplaced(text)]
 
-    def _end(self, outcome: Outcome, payload: Mapping[str, Any]) -> list[RunEvent]:
-        if self._ended:
-            return []
-        self._ended = True
-        error = _text(payload, "errorMessage")
-        if outcome is Outcome.ERROR and error is None:
-            error = _text(payload, "summary") or "the run failed"
-        return [
-            RunEnded(
-                outcome,
-                self._text,
-                stop_reason=_text(payload, "stopReason"),
-                error_message=error,
-                error_kind=_text(payload, "errorKind"),
-                payload=payload,
-            )
-        ]
+
+def ended_by(answer: Mapping[str, Any]) -> Outcome | None:
+    """Return how a run ended by the answer to ``chat.send``, ``None`` if it goes on."""
+    if "runId" not in answer:
+        return Outcome.FINAL
+    return _OVER_BY_ANSWER.get(str(answer.get("status")))
 
 
 def message_text(message: Any) -> str | None:
@@ -148,6 +190,7 @@ def message_text(message: Any) -> str | None:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def _text(payload: Mapping[str, Any], key: str) -> str | None:
+def field_text(payload: Mapping[str, Any], key: str) -> str | None:
+    """Return the text under ``key``, ``None`` where there is none or an empty one."""
     value = payload.get(key)
     return value if isinstance(value, str) and value else None

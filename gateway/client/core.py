@@ -23,8 +23,9 @@ Rejected
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
@@ -86,13 +87,16 @@ class _Waiting:
 class ClientCore:
     """One connection to a gateway, from the challenge to its end."""
 
-    def __init__(self, options: ClientOptions, now: float) -> None:
+    def __init__(
+        self, options: ClientOptions, now: float, ids: Iterator[int] | None = None
+    ) -> None:
+        """Begin; ``ids`` numbers the requests, where several connections share the numbers."""
         self._options = options
+        self._ids = itertools.count(1) if ids is None else ids
         self._phase = _Phase.CHALLENGE
         self._handshake_deadline = now + options.handshake_timeout
         self._heard_at = now
         self._last_seq: int | None = None
-        self._last_id = 0
         self._connect_id = ""
         self._waiting: dict[str, _Waiting] = {}
         self._timeouts: list[tuple[float, str]] = []
@@ -105,6 +109,11 @@ class ClientCore:
     def error(self) -> ClientError | None:
         """Why the connection ended, or ``None`` while it has not."""
         return self._error
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes requests."""
+        return self._phase is _Phase.OPEN
 
     @property
     def deadline(self) -> float | None:
@@ -194,20 +203,24 @@ class ClientCore:
         *,
         expect_final: bool = False,
         timeout: float | None = None,
+        request_id: str | None = None,
     ) -> tuple[str, list[Action]]:
         """Send a request; return its id and the actions.
 
         ``expect_final`` waits for the second answer where the first only says ``accepted``.
         ``timeout`` is in seconds, ``math.inf`` for none; the default is that of the options, and
-        none with ``expect_final``. Raises RequestNotSent, or what ended the connection.
+        none with ``expect_final``. With a ``request_id`` whoever gave it bounds how many requests
+        wait. Raises RequestNotSent, or what ended the connection.
         """
         if self._error is not None:
             raise self._error
         if self._hello is None:
             raise RequestNotSent("not connected yet")
-        if len(self._waiting) >= self._options.max_requests:
-            raise RequestNotSent(f"{len(self._waiting)} requests are waiting already")
-        request_id, frame = self._encode(method, params)
+        if request_id is None:
+            if len(self._waiting) >= self._options.max_requests:
+                raise RequestNotSent(f"{len(self._waiting)} requests are waiting already")
+            request_id = str(next(self._ids))
+        frame = _encode(request_id, method, params)
         if len(frame) > self._hello.max_payload:
             limit = self._hello.max_payload
             raise RequestNotSent(f"{method}: {len(frame)} bytes, and the gateway takes {limit}")
@@ -282,8 +295,9 @@ class ClientCore:
             text = "connect challenge missing ts"
             return self._end(ConnectionLost(CLOSE_POLICY, text), CLOSE_POLICY)
         params = connect_params(self._options, nonce, signed_at)
+        self._connect_id = str(next(self._ids))
         try:
-            self._connect_id, frame = self._encode("connect", params)
+            frame = _encode(self._connect_id, "connect", params)
         except RequestNotSent as error:  # a token that is no text, say
             return self._end(error, CLOSE_NORMAL)
         self._phase = _Phase.HELLO
@@ -329,16 +343,15 @@ class ClientCore:
         actions.append(Lost(error))
         return actions
 
-    def _encode(self, method: str, params: Any) -> tuple[str, bytes]:
-        self._last_id += 1
-        request_id = str(self._last_id)
-        frame = {"type": "req", "id": request_id, "method": method}
-        if params is not None:
-            frame["params"] = params
-        try:
-            return request_id, frames.encode(frame)
-        except frames.EncodeFailed as error:
-            raise RequestNotSent(f"{method}: the params have no JSON form: {error}") from error
+
+def _encode(request_id: str, method: str, params: Any) -> bytes:
+    frame = {"type": "req", "id": request_id, "method": method}
+    if params is not None:
+        frame["params"] = params
+    try:
+        return frames.encode(frame)
+    except frames.EncodeFailed as error:
+        raise RequestNotSent(f"{method}: the params have no JSON form: {error}") from error
 
 
 def _request_failed(method: str, error: Any, payload: Any) -> RequestFailed:

@@ -10,6 +10,9 @@
      +-- RequestNotSent       the request never left: too large, too many, no JSON
      +-- RequestFailed        the gateway answered a request with an error
      +-- RequestTimeout       no answer in time; what the request asked for may have happened
+     +-- RunLost              what became of a run can not be found out any more
+     +-- UnexpectedAnswer     an answer does not have the shape that a typed call expects
+     +-- GaveUp               a client that comes back by itself has tried often enough
 
 The texts are single lines for people and never hold a credential.
 """
@@ -146,3 +149,30 @@ class RequestTimeout(ClientError):
         super().__init__(f"no answer to {method} within {seconds:g} s")
         self.method = method
         self.seconds = seconds
+
+
+class RunLost(ClientError):
+    """What became of a run can not be found out: the gateway does not know it, or its log is broken."""
+
+    def __init__(self, run_id: str, why: str) -> None:
+        super().__init__(f"run {run_id}: {why}")
+        self.run_id = run_id
+        self.why = why
+
+
+class UnexpectedAnswer(ClientError):
+    """An answer does not have the shape that the call expects; ``payload`` is what came."""
+
+    def __init__(self, method: str, why: str, payload: Any) -> None:
+        super().__init__(f"{method}: the gateway's answer has another shape: {why}")
+        self.method = method
+        self.payload = payload
+
+
+class GaveUp(ClientError):
+    """No connection after ``attempts`` attempts in a row; ``last`` is what ended the last one."""
+
+    def __init__(self, attempts: int, last: ClientError) -> None:
+        super().__init__(f"gave up after {attempts} attempts: {last}")
+        self.attempts = attempts
+        self.last = last

@@ -1,4 +1,4 @@
-"""An async iterator that is filled by callbacks: bounded, for one reader, on Deferreds."""
+"""An async iterator that is filled by callbacks: bounded, for one reader, in either event loop."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from twisted.internet.defer import Deferred
-
 from gateway.client.errors import ClientError
+from gateway.client.loop import MakeWaiter, Waiter
 
 T = TypeVar("T")
 
@@ -22,12 +21,14 @@ class Feed(Generic[T]):
 
     def __init__(
         self,
+        make_waiter: MakeWaiter,
         *,
         limit: int,
         merge: Callable[[T, T], T | None] | None = None,
         gap: Callable[[int], T] | None = None,
         on_close: Callable[[Feed[T]], None] | None = None,
     ) -> None:
+        self._make_waiter = make_waiter
         self._items: deque[T] = deque()
         self._limit = limit
         self._merge = merge
@@ -36,7 +37,7 @@ class Feed(Generic[T]):
         self._dropped = 0
         self._ended = False
         self._error: ClientError | None = None
-        self._waiter: Deferred[None] | None = None
+        self._waiter: Waiter | None = None
 
     def push(self, item: T) -> None:
         """Add an item; after the end it is ignored."""
@@ -67,7 +68,7 @@ class Feed(Generic[T]):
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
-            waiter.callback(None)
+            waiter.resolve(None)
 
     def __aiter__(self) -> Feed[T]:
         return self
@@ -80,12 +81,12 @@ class Feed(Generic[T]):
                 raise error or StopAsyncIteration
             if self._waiter is not None:
                 raise RuntimeError("two readers of one feed")
-            self._waiter = Deferred(self._cancelled)
-            await self._waiter
+            self._waiter = self._make_waiter(self._cancelled)
+            await self._waiter.awaitable
         if self._dropped and self._gap is not None:
             dropped, self._dropped = self._dropped, 0
             return self._gap(dropped)
         return self._items.popleft()
 
-    def _cancelled(self, _waiter: Deferred[None]) -> None:
+    def _cancelled(self) -> None:
         self._waiter = None

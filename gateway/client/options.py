@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import gateway
 from gateway.client.errors import InvalidUrl
+from gateway.client.retry import Reconnect
+from gateway.client.tokens import Credentials, TokenStore
 from gateway.core.deviceproof import DeviceIdentity
 from gateway.model import ClientInfo, Role
 
@@ -34,24 +36,11 @@ def client_info(client_id: str, mode: str) -> ClientInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """What proves that a client may connect; none of it is ever shown.
-
-    ``token`` is the shared token or password of the gateway, ``device_token`` one that an earlier
-    ``hello-ok`` handed to this device.
-    """
-
-    token: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    device_token: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class ClientOptions:
     """How a client connects and how long it waits. Times are in seconds."""
 
     client: ClientInfo = field(default_factory=lambda: client_info("gateway-client", "backend"))
-    credentials: Credentials = Credentials()
+    credentials: Credentials = field(default_factory=Credentials)
     device: DeviceIdentity | None = None
     role: Role = Role.OPERATOR
     scopes: tuple[str, ...] = ("operator.read", "operator.write")
@@ -71,6 +60,10 @@ class ClientOptions:
     """Requests, and runs, that may be waiting at once."""
     max_events: int = 1000
     """Events kept for a reader that lags behind; older ones become a gap."""
+    reconnect: Reconnect | None = None
+    """How to come back after the connection was lost, ``None`` to end with it."""
+    tokens: TokenStore | None = None
+    """Where the device's tokens are kept; without one, a token lives as long as the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +77,11 @@ class Target:
     host: str
     port: int
     secure: bool
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody else can listen, or pretend to be the gateway."""
+        return self.secure or self.host in ("localhost", "::1") or self.host.startswith("127.")
 
 
 def parse_url(url: str) -> Target:

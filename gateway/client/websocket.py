@@ -6,64 +6,28 @@ bounds how long it may take to open, to stay silent and to close.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.protocols.tls import TLSMemoryBIOFactory
-from zope.interface import implementer
 
 import gateway
+from gateway.client.loop import Owner
 from gateway.client.options import MAX_FRAME_BYTES, Target
 
 CLOSE_NO_STATUS = 1005
 
 
-class Owner(Protocol):
-    """Who is told what a WebSocket does."""
-
-    def upgraded(self, protocol: Any) -> None:
-        """Take in that the WebSocket is open."""
-
-    def frame_received(self, payload: bytes) -> None:
-        """Take in one message."""
-
-    def closing(self) -> None:
-        """Take in that a close frame was sent: the peer has to end the connection soon."""
-
-    def ended(self, code: int, reason: str) -> None:
-        """Take in why the WebSocket ends, ahead of its end."""
-
-    def lost(self, reason: str) -> None:
-        """Take in that the socket is gone."""
-
-
-def endpoint_for(reactor: Any, target: Target, timeout: float) -> IStreamClientEndpoint:
-    """Return where a target is, over TLS for ``wss``: certificates are checked by the system's roots."""
-    endpoint = HostnameEndpoint(reactor, target.host.encode("ascii"), target.port, timeout)
-    return _TLSEndpoint(reactor, target.host, endpoint) if target.secure else endpoint
-
-
-@implementer(IStreamClientEndpoint)
-class _TLSEndpoint:
-    """TLS on top of an endpoint. Twisted's own wrapper has timers on the global reactor."""
-
-    def __init__(self, reactor: Any, host: str, endpoint: IStreamClientEndpoint) -> None:
-        self._reactor = reactor
-        self._options = optionsForClientTLS(host)
-        self._endpoint = endpoint
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
-        wrapped = TLSMemoryBIOFactory(self._options, True, protocolFactory, self._reactor)
-        connecting: Deferred[Any] = self._endpoint.connect(wrapped)
-        return connecting.addCallback(lambda made: made.wrappedProtocol)
-
-
 class _Protocol(WebSocketClientProtocol):  # type: ignore[misc]
     factory: ClientFactory
+
+    def send(self, payload: bytes) -> None:
+        self.sendMessage(payload)
+
+    def close(self, code: int, reason: bytes) -> None:
+        self.sendCloseFrame(code=code, reasonUtf8=reason)
+
+    def abort(self) -> None:
+        self.transport.abortConnection()
 
     def onOpen(self) -> None:
         self.factory.owner.upgraded(self)

@@ -221,3 +221,33 @@ def test_an_end_is_never_merged():
     assert merge_text(TextDelta("a"), end) is None
     assert merge_text(end, TextDelta("a")) is None
     assert merge_text(end, TextReplaced("a")) is None
+
+
+def test_reading_from_the_start_again_tells_nothing_twice():
+    """After starting over, what was told before is passed over until there is more."""
+    reader = ChatReader()
+    reader.append("abc")
+    reader.start_over()
+
+    events = [reader.append(text) for text in ("a", "b", "c", "d")]
+
+    assert events == [[], [], [], [TextDelta("d")]]
+
+
+def test_another_start_replaces_what_was_told():
+    """After starting over, text that differs replaces what was told."""
+    reader = ChatReader()
+    reader.append("abc")
+    reader.start_over()
+
+    assert [reader.append("a"), reader.append("x")] == [[], [TextReplaced("ax")]]
+
+
+def test_nothing_follows_the_end():
+    """After its end a run takes in neither text nor another end."""
+    reader = ChatReader()
+    reader.end(Outcome.FINAL, {})
+
+    assert reader.append("x") == []
+    assert reader.end(Outcome.ERROR, {}) == []
+    assert reader.text == ""

@@ -19,9 +19,9 @@ from gateway.client.errors import (
 from gateway.client.options import (
     MAX_FRAME_BYTES,
     ClientOptions,
-    Credentials,
     client_info,
 )
+from gateway.client.tokens import Credentials
 from gateway.core import deviceproof
 from tests.client.frames import (
     HELLO,

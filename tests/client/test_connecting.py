@@ -8,13 +8,13 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
+from gateway.client import ClientOptions, Credentials
 from gateway.client.errors import (
     ConnectFailed,
     ConnectionLost,
     ConnectRefused,
     InvalidUrl,
 )
-from gateway.client.options import ClientOptions, Credentials
 from gateway.client.twisted import connect
 from gateway.testing import FakeClock, result_of
 from tests.client.scripted import MemoryEndpoint, Script

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from twisted.internet.testing import MemoryReactorClock
 
 from gateway.client.errors import (
     InvalidUrl,
 )
 from gateway.client.options import parse_url
-from gateway.client.websocket import ClientFactory, endpoint_for
+from gateway.client.websocket import ClientFactory
 from gateway.testing import FakeClock
 
 
@@ -55,15 +54,12 @@ def test_credentials_in_an_address_are_refused_and_not_shown():
     assert "s3cret" not in str(raised.value)
 
 
-def test_addresses_become_endpoints():
-    """Plain addresses connect over TCP, wss ones over TLS."""
-    reactor = MemoryReactorClock()
+def test_which_addresses_are_private():
+    """Nobody listens in on TLS or on the loopback interface."""
+    urls = ("wss://h", "ws://localhost:1", "ws://127.0.0.1", "ws://[::1]:1", "ws://127.1:1")
 
-    plain = endpoint_for(reactor, parse_url("ws://127.0.0.1:5"), 3.0)
-    secure = endpoint_for(reactor, parse_url("wss://localhost:5"), 3.0)
-
-    assert type(plain).__name__ == "HostnameEndpoint"
-    assert type(secure).__name__ != "HostnameEndpoint"
+    assert all(parse_url(url).private for url in urls)
+    assert not parse_url("ws://10.0.0.1:1").private
 
 
 def test_the_upgrade_names_host_and_program():

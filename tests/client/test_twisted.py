@@ -15,7 +15,8 @@ from gateway.client.errors import (
     RequestNotSent,
     RequestTimeout,
 )
-from gateway.client.options import MAX_FRAME_BYTES, ClientOptions, Credentials
+from gateway.client.options import MAX_FRAME_BYTES, ClientOptions
+from gateway.client.tokens import Credentials
 from gateway.testing import result_of
 from tests.client.scripted import HELLO, TOKEN, Script
 from tests.client.wire import Wire, read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from gateway.client.options import ClientOptions, Credentials
+from gateway.client import ClientOptions, Credentials
 from gateway.client.twisted import connect
 from gateway.testing import FakeClock, result_of
 from tests.client.scripted import TOKEN, MemoryEndpoint, Script
