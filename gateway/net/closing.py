@@ -19,6 +19,8 @@ from gateway.net.sending import Sending
 
 _log = Logger()
 
+FLUSH_S: Final = 10.0
+"""Longest that the way out may take after a close, however slowly the last bytes drain, in seconds."""
 MAX_HEADER_CHARS: Final = 300
 MAX_REASON_BYTES: Final = 123
 """What a close frame has room for beside its code (RFC 6455 section 5.5)."""
@@ -87,6 +89,7 @@ class Ending(Sending):
     _handshake: Handshake | None = None
     _running: dict[Deferred[None], bool]
     _gone = False
+    _cut_at = 0.0
 
     def on_error(self, failure: Failure) -> None:
         """End the connection for an error of ours; every error comes here, not only the first."""
@@ -108,7 +111,8 @@ class Ending(Sending):
     def close(self, cause: CloseCause, code: int, reason: str, **details: Any) -> None:
         """Close. Idempotent: the first cause stays, later details are merged, teardown happens once.
 
-        The close frame is the last that is written; a peer that does not answer it in time is cut.
+        The close frame is the last that is written. A peer that does not answer it is cut after the
+        grace, counted anew while bytes still drain to it: a close that nobody sees says nothing.
         """
         if self.closing is not None:
             self.closing.merge(cause, details)
@@ -121,7 +125,9 @@ class Ending(Sending):
         self.closing = Closing(cause, int(code), reason, phase, details)
         self.closing.queued = self.discard()
         if not self._gone:
+            self._cut_at = self.edge.clock.seconds() + FLUSH_S
             self.edge.farewells.add(self)
+            self.edge.halfway.add(self)
             self._attempt(self._say_goodbye, int(code), reason)
         self._tear_down()
 
@@ -150,6 +156,13 @@ class Ending(Sending):
                 self._attempt(work.cancel)
         if self.context is not None:
             self._attempt(edge.detach, self)
+
+    def outstay(self) -> None:
+        """The grace is over: cut the peer, unless what is left still drains to it."""
+        if self.drains() and self._left and self.edge.clock.seconds() < self._cut_at:
+            self.edge.farewells.add(self)
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Cut the connection: the peer had its time, or the transport fails."""
@@ -216,6 +229,7 @@ class Ending(Sending):
         self._attempt(super().connectionLost, reason)
         self._attempt(self.unregisterProducer)  # TLS keeps it, a cycle of all that is here
         self.edge.farewells.discard(self)
+        self.edge.halfway.discard(self)
         self.factory.forget(self)
         self._attempt(log_closed, self)
 

@@ -84,6 +84,9 @@ class Edge:
     """Who has a challenge to answer."""
     farewells: Deadlines = field(init=False)
     """Who has been told goodbye, or closes, and still has a transport."""
+    halfway: Deadlines = field(init=False)
+    """The same, until half of their time is over: what drains from then on counts as progress, since the
+    kernel may hand over a window of bytes right after the close to a peer that reads nothing."""
     strangers: Strangers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +95,10 @@ class Edge:
             self.clock, limits.handshake_timeout_s, lambda connection: connection.expire()
         )
         self.farewells = Deadlines(
-            self.clock, limits.close_grace_s, lambda connection: connection.abort()
+            self.clock, limits.close_grace_s, lambda connection: connection.outstay()
+        )
+        self.halfway = Deadlines(
+            self.clock, limits.close_grace_s / 2, lambda connection: connection.drains()
         )
         self.strangers = Strangers(
             per_address=limits.preauth_connections_per_address,

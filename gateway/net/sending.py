@@ -7,16 +7,16 @@ a ping or the close frame can go between them.
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from fcntl import ioctl
-from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -36,11 +36,14 @@ KERNEL_BYTES = 16_384
 """How many bytes the kernel of this machine may hold that it has not sent: by itself it takes megabytes,
 where nothing can be merged or shed any more, and a close frame comes too late behind them."""
 
+FRAMES_A_TURN = 1000
+"""How many frames that waited are written before others get their turn: some 3 ms."""
+
 
 def limit_kernel(transport: Any) -> None:
     """Keep what waits for a slow peer where it can be merged and shed; what is no TCP stays as it is."""
     with suppress(AttributeError, OSError):
-        _socket(transport).setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, KERNEL_BYTES)
+        _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BYTES)
 
 
 def unacknowledged(transport: Any) -> int:
@@ -78,6 +81,9 @@ class Sending(FastPathMixin):
     """The fragments of a long message that are not written yet."""
     _long_at = float("-inf")
     """When a piece of a long message drained last."""
+    _left = 0
+    """How many bytes had not reached the peer at the last look."""
+    _next_turn: IDelayedCall | None = None
     _pong: bytes | None = None
     """The payload of the last ping that is not answered yet."""
 
@@ -193,14 +199,23 @@ class Sending(FastPathMixin):
 
     # -- the transport's pace
 
-    def bytes_left(self) -> int:
-        """Return how many bytes of what was written the peer's machine has not acknowledged yet."""
-        return self.pending_bytes + unacknowledged(self.transport)
+    def drains(self) -> bool:
+        """Return whether anything has reached the peer's machine since the last look.
+
+        The transport tells only when it is empty, and never of what the kernel holds. The first look
+        takes the measure: call it when nothing new will be written.
+        """
+        left, before = self.pending_bytes + unacknowledged(self.transport), self._left
+        self._left = left
+        return left < before
 
     def discard(self) -> int:
         """Forget what is not written yet; return how many bytes waited, those in the transport included."""
         waited = self.outbox.clear() + sum(map(len, self._unsent or ())) + self.pending_bytes
         self._unsent = self._pong = None
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         return waited
 
     def pauseProducing(self) -> None:
@@ -217,25 +232,45 @@ class Sending(FastPathMixin):
             self.keepalive.progress(now)
         if self._unsent:
             self._long_at = now
-        try:
-            self._drain()
-        except Exception:
-            self.on_error(Failure())
+        if self._next_turn is None:
+            self._drain_on()
 
     def stopProducing(self) -> None:
         """The transport is gone; ``connectionLost`` follows."""
 
     def _drain(self) -> None:
+        """Write what waits until the transport is full, many frames at once and so many in one turn.
+
+        A send for each frame, or all that fits a peer's window in one turn, would hold up the loop for
+        0.1-0.2 s.
+        """
         if self._draining:
             return
         self._draining = True
+        joins = not self._in_read and not self.pending_bytes
+        if joins:
+            self._joined = []
         try:
-            while not self._paused and self.closing is None:
+            for _ in range(FRAMES_A_TURN):
+                if self._paused or self.closing is not None:
+                    return
                 if not self._write_next():
                     self.waiting = False
                     return
+            if self._next_turn is None:
+                self._next_turn = self.edge.clock.callLater(0, self._drain_on)
         finally:
             self._draining = False
+            if joins:
+                self._flush()
+                self._joined = None
+
+    def _drain_on(self) -> None:
+        self._next_turn = None
+        try:
+            self._drain()
+        except Exception:
+            self.on_error(Failure())
 
     def _write_next(self) -> bool:
         """Write one of the frames that wait; return whether there was any."""

@@ -46,8 +46,7 @@ class GatewayProtocol(Ending):
     """The server's end of one connection."""
 
     _heard = True
-    _left: int | None = None
-    """While a ping is not answered: how many bytes had not reached the peer at the last look."""
+    _pinged = False
     _wrong_role = 0
 
     # -- opening
@@ -240,19 +239,15 @@ class GatewayProtocol(Ending):
         if self.closing is not None or self.keepalive is None:
             return
         if self._heard:
-            self._heard = False
-            self._left = None
+            self._heard = self._pinged = False
             self.keepalive.seen(now)
-        elif self._left is not None:
-            # The ping may stand behind megabytes in the kernel: what the peer's takes is progress.
-            left, before = self.bytes_left(), self._left
-            self._left = left
-            if left < before:
-                self.keepalive.progress(now)
+        elif self._pinged and self.drains():
+            self.keepalive.progress(now)  # the ping may stand behind all that
         check = self.keepalive.check(now)
         if check is Check.PING:
             self.sendPing()
-            self._left = self.bytes_left()
+            self._pinged = True
+            self.drains()
         elif check is Check.DEAD:
             self.close(CloseCause.KEEPALIVE_TIMEOUT, CloseCode.POLICY, "keepalive timeout")
         elif self.outbox.expired(now) and now - self._long_at > self.outbox.max_age:

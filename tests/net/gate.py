@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -36,42 +37,68 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._message: tuple[int, bytes] | None = None
+        self._kind = 0
+        self._pieces: list[bytes] = []
         self._closed = False
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return (opcode, payload) of what is whole now; fragments are joined."""
-        self._rest += data
+        data = self._rest + data
         found = []
-        while (frame := self._next_frame()) is not None:
-            first, payload = frame
+        at = 0
+        while (end := self._end_of_frame(data, at)) is not None:
             assert not self._closed, "nothing may follow the close frame"
-            opcode = first & 0x0F
+            first, payload = data[at], data[end[0] : end[1]]
+            at, opcode = end[1], first & 0x0F
             if opcode >= 8:
                 self._closed = opcode == 8
                 found.append((opcode, payload))
                 continue
-            assert (opcode == 0) == (self._message is not None), "a message within another"
-            kind, before = self._message or (opcode, b"")
-            self._message = (kind, before + payload)
+            assert (opcode == 0) == bool(self._pieces), "a message within another"
+            self._kind = opcode or self._kind
+            self._pieces.append(payload)
             if first & 0x80:
-                found.append(self._message)
-                self._message = None
+                found.append((self._kind, b"".join(self._pieces)))
+                self._pieces.clear()
+        self._rest = data[at:]
         return found
 
-    def _next_frame(self) -> tuple[int, bytes] | None:
-        data = self._rest
-        if len(data) < 2:
+    @staticmethod
+    def _end_of_frame(data: bytes, at: int) -> tuple[int, int] | None:
+        """Return where the payload of the frame there starts and ends, if it is whole."""
+        head = data[at : at + 10]
+        if len(head) < 2:
             return None
-        length, at = data[1], 2
+        length, start = head[1], at + 2
         assert not length & 0x80, "a server does not mask"
         if length > 125:
-            at = 4 if length == 126 else 10
-            length = int.from_bytes(data[2:at], "big")
-        if len(data) < at + length:
-            return None
-        self._rest = data[at + length :]
-        return data[0], data[at : at + length]
+            start += 2 if length == 126 else 8
+            length = int.from_bytes(data[at + 2 : start], "big")
+        return (start, start + length) if start + length <= len(data) else None
+
+
+class KernelQueue:
+    """The bytes that the kernel holds for a peer, in real sockets of this machine: one packet each."""
+
+    PACKET = b"x" * 1000
+
+    def __init__(self, client: Client) -> None:
+        self._near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client.wire.getHandle = lambda: self._near  # type: ignore[attr-defined]
+
+    def fill(self, packets: int) -> None:
+        """Let the kernel hold so many packets more."""
+        for _ in range(packets):
+            self._near.send(self.PACKET)
+
+    def drain(self) -> None:
+        """Let the peer take one packet."""
+        self._far.recv(len(self.PACKET))
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._near.close()
+        self._far.close()
 
 
 class Client:

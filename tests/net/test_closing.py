@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from gateway.core.events import Event
 from gateway.errors import CloseCause, CloseCode
 from gateway.net.closing import MAX_REASON_BYTES
-from tests.net.gate import DEVICE, UI, Client, Gate, boom, closings, limited
+from tests.net.gate import DEVICE, UI, Client, Gate, KernelQueue, boom, closings, limited
 from tests.net.wire import close_frame, masked
 
 
@@ -103,6 +103,50 @@ def test_a_peer_that_closes_and_does_not_let_go(gate: Gate) -> None:
     assert ("abort",) not in client.wire.log
     gate.clock.advance(0.2)
     assert ("abort",) in client.wire.log
+
+
+def test_the_grace_counts_while_nothing_drains(gate: Gate) -> None:
+    """A peer that still takes what stands before the close frame is not cut; once all is there, it is."""
+    client = gate.join()
+    queue = KernelQueue(client)
+    queue.fill(5)
+    drain(client)
+    gate.clock.advance(0.6)
+    for _ in range(5):
+        assert ("abort",) not in client.wire.log
+        queue.drain()
+        gate.clock.advance(1)
+    assert ("abort",) in client.wire.log
+    queue.close()
+
+
+def test_a_peer_that_stops_taking_bytes_is_cut(gate: Gate) -> None:
+    """What drains in the first moment is no progress: a peer that takes nothing then is cut after 1 s."""
+    client = gate.join()
+    queue = KernelQueue(client)
+    queue.fill(5)
+    drain(client)
+    queue.drain()
+    gate.clock.advance(0.6)
+    assert ("abort",) not in client.wire.log
+    gate.clock.advance(0.4)
+    assert ("abort",) in client.wire.log
+    queue.close()
+
+
+def test_nobody_drains_for_ever(gate: Gate) -> None:
+    """A peer that takes its last bytes drop by drop is cut after ten seconds."""
+    client = gate.join()
+    queue = KernelQueue(client)
+    queue.fill(30)
+    drain(client)
+    for _ in range(19):
+        gate.clock.advance(0.5)
+        queue.drain()
+    assert ("abort",) not in client.wire.log
+    gate.clock.advance(0.5)
+    assert ("abort",) in client.wire.log
+    queue.close()
 
 
 def test_the_answer_to_our_close_ends_in_order(gate: Gate, log: list[LogEvent]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from twisted.logger import LogEvent
 
 from gateway.core.events import Event
 from gateway.net import websocket
 from gateway.net.factory import SWEEP_S
-from tests.net.gate import Client, Gate, boom, closings, limited
+from tests.net.gate import Client, Gate, KernelQueue, boom, closings, limited
 from tests.net.wire import close_frame, masked
 
 
@@ -62,20 +61,20 @@ def test_a_slow_link_that_drains_is_kept(gate: Gate) -> None:
         assert 8 not in opcodes(client)
 
 
-def test_what_the_kernel_drains_is_progress(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernel_drains_is_progress(gate: Gate) -> None:
     """Bytes that only the kernel still holds keep a peer alive while they become fewer, and no longer."""
     client = gate.join()
-    left = 3_000_000
-    monkeypatch.setattr("gateway.net.sending.ioctl", lambda *args: left.to_bytes(4, "little"))
-    monkeypatch.setattr(client.wire, "getHandle", lambda: 0, raising=False)
+    queue = KernelQueue(client)
+    queue.fill(30)
     watch(gate, 25)
     assert opcodes(client) == [9]
     for _ in range(20):
-        left -= 1000
+        queue.drain()
         watch(gate, 10)
     assert client.server.closing is None
-    watch(gate, 25)
+    watch(gate, 20)
     assert client.closed() == (1008, "keepalive timeout")
+    queue.close()
 
 
 def test_a_frame_that_waits_too_long_is_a_slow_consumer() -> None:
