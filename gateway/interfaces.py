@@ -157,7 +157,7 @@ class IStore(IService):
         """
 
     def backup(path: str) -> Deferred[None]:
-        """Write a copy of everything stored to a file, while the store goes on working.
+        """Write a copy of everything stored to a file (an absolute path), while the store goes on working.
 
         The file appears whole or not at all, readable for its owner only; an older backup under the
         same name is replaced, any other file is refused. Cancel the Deferred to give it up.

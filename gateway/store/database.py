@@ -12,6 +12,7 @@ moment share.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -234,6 +235,8 @@ class Database(Service):
             return fail(StoreError("the store is not open"))
         if self._path is None:
             return fail(StoreError("a database in memory has no backup"))
+        if not os.path.isabs(path):
+            return fail(StoreError("the path of a backup has to be absolute"))
         if self._backup is not None:
             return fail(StoreError("a backup is being written already"))
         if not self._threads:

@@ -61,6 +61,8 @@ class Health:
     @property
     def refusal(self) -> str | None:
         """Why writes are refused now; None if they are tried."""
+        if not self._troubles:
+            return None
         trouble = self._troubles.get(Side.WRITER)
         if trouble is None or not trouble.lasting:
             trouble = self._gravest()
@@ -68,6 +70,8 @@ class Health:
 
     def note(self, side: Side, trouble: Trouble | None) -> None:
         """A transaction of ``side`` went like this."""
+        if trouble is None and not self._troubles:
+            return
         if not self._grave(side):
             if trouble is None:
                 self._troubles.pop(side, None)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +98,13 @@ def make_engine(
     ``driver`` is the class of the driver's connections.
     """
     path = path_of(url)
-    in_memory = path is None
-    how: dict[str, Any] = {"factory": driver, "check_same_thread": not in_memory}
-
-    def open_file() -> sqlite3.Connection:
-        uri = f"{Path(path or '').as_uri()}?mode=rw"
-        connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, **how)
-        return connection
-
-    own_creator = {"creator": open_file} if must_exist and not in_memory else {}
+    how: dict[str, Any] = {
+        "connect_args": {"factory": driver, "check_same_thread": path is not None}
+    }
+    if must_exist and path is not None:
+        how = {"creator": partial(_connect, f"{Path(path).as_uri()}?mode=rw", driver)}
     engine = create_engine(
-        url,
-        **own_creator,
-        poolclass=StaticPool if in_memory else NullPool,
-        connect_args=how,
-        hide_parameters=True,
+        url, poolclass=NullPool if path is not None else StaticPool, hide_parameters=True, **how
     )
 
     def on_connect(connection: sqlite3.Connection, record: object) -> None:
@@ -138,6 +131,10 @@ def make_engine(
     engine.dialect.do_begin = do_begin  # type: ignore[assignment, method-assign]
     event.listen(engine, "connect", on_connect)
     return engine
+
+
+def _connect(uri: str, driver: type[sqlite3.Connection]) -> sqlite3.Connection:
+    return sqlite3.connect(uri, uri=True, factory=driver)
 
 
 def stamp_application(connection: Connection) -> None:

@@ -173,11 +173,12 @@ class Transactions:
             connection.exec_driver_sql("RELEASE SAVEPOINT job")
 
     def _note(self, jobs: Sequence[Job[Any]]) -> None:
-        troubles = [trouble for job in jobs if (trouble := trouble_of(job.error)) is not None]
+        errors = [job.error for job in jobs if job.error is not None]
+        troubles = [trouble for error in errors if (trouble := trouble_of(error)) is not None]
         damage = [trouble for trouble in troubles if trouble.kind is Kind.DAMAGED]
         if damage:
             self._failure = damage[-1]
-        elif any(job.error is None for job in jobs):
+        elif len(errors) < len(jobs):
             self._failure = None
         elif troubles:
             self._failure = troubles[-1]

@@ -161,7 +161,7 @@ class Terminal:
         finally:
             os.close(slave)
 
-    def type(self, text: str, seconds: float = 10.0) -> None:
+    def type(self, text: str, seconds: float = 30.0) -> None:
         """Type a line, wait until it can be read on the screen, and press Enter."""
         before = self.screen.lines.count(text)
         self.press(text)

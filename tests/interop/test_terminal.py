@@ -50,7 +50,7 @@ def test_terminal_shows_a_program_and_takes_keys(tmp_path: Path) -> None:
         terminal.type("words")
         terminal.wait_for("got WORDS")
         with pytest.raises(AssertionError, match="no 'more' when the program ended"):
-            terminal.wait_for("more", 10)
+            terminal.wait_for("more", 30)
         terminal.wait_for_end()
     finally:
         terminal.close()

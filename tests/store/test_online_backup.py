@@ -135,6 +135,15 @@ def test_failure_is_the_callers_alone(url: str, pump: Pump, tmp_path: Path) -> N
     pump.wait(store.stopService())
 
 
+def test_relative_path_is_refused(url: str) -> None:
+    """A path that depends on where the daemon happens to be is refused."""
+    store = inline_store(url)
+
+    with pytest.raises(StoreError, match="has to be absolute"):
+        result_of(store.backup("backup.db"))
+    result_of(store.stopService())
+
+
 def test_inline(url: str, target: str) -> None:
     """Without threads the backup is there when the call returns."""
     store = inline_store(url)
