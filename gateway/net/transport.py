@@ -53,7 +53,11 @@ class FastServer(tcp.Server):
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Write the pieces as one."""
-        self.write(b"".join(iovec))
+        data = b"".join(iovec)
+        if data:
+            self.write(data)
+        else:
+            super().writeSequence([data])  # type: ignore[no-untyped-call]
 
     def _isSendBufferFull(self) -> bool:  # noqa: N802 - Twisted's name
         # Not by lowering bufferSize, which is also the size of a read: reads of 16 KiB cost inbound

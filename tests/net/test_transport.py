@@ -6,7 +6,7 @@ import errno
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet import tcp
 from twisted.internet.error import ConnectionLost
@@ -302,6 +302,7 @@ def test_same_as_base(steps: list[tuple[str, int]]) -> None:
 
 
 @given(STEPS)
+@example([("error", 32), ("sequence", 0)])
 def test_same_end_as_base(steps: list[tuple[str, int]]) -> None:
     """With errors in between, bytes may be sent earlier, but in order, and the end is the same."""
     fast, base = play(FastServer, steps), play(tcp.Server, steps)
