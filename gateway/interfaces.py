@@ -58,7 +58,8 @@ class IStore(IService):
     """Persistent state. One transaction per method; each raises :class:`gateway.errors.StoreError`."""
 
     failing: str | None = Attribute(
-        "Why the store does not work, in words for people; None while it does. It mends by itself."
+        "Why the store does not work, in words for people, and what mends it unless it mends by itself;"
+        " None while it works."
     )
 
     def open() -> None:

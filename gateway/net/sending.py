@@ -257,8 +257,7 @@ class Sending(FastPathMixin):
                 if not self._write_next():
                     self.waiting = False
                     return
-            if self._next_turn is None:
-                self._next_turn = self.edge.clock.callLater(0, self._drain_on)
+            self._next_turn = self.edge.clock.callLater(0, self._drain_on)
         finally:
             self._draining = False
             if joins:

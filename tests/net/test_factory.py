@@ -162,6 +162,7 @@ def test_nothing_is_left_of_closed_connections(gate: Gate) -> None:
     assert len(gate.wiring.services.hub) == 0
     edge = gate.wiring.edge
     assert len(edge.strangers) == len(edge.deadlines) == len(edge.farewells) == 0
+    assert len(edge.halfway) == 0
 
 
 def test_a_connection_is_a_key(gate: Gate) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.logger import LogEvent
 
 from gateway.core.events import Event
-from gateway.net.fastpath import SLICE
-from gateway.net.sending import unacknowledged
+from gateway.net.fastpath import PAUSE_ABOVE, SLICE
+from gateway.net.sending import FRAMES_A_TURN, unacknowledged
 from tests.net.gate import Client, Gate, closings, limited
 from tests.net.wire import Wire, close_frame, masked
 
@@ -76,7 +76,7 @@ def test_a_pause_while_draining_keeps_the_rest(gate: Gate) -> None:
     client = gate.join()
     client.server.pauseProducing()
     for _ in range(3):
-        broadcast(gate)
+        broadcast(gate, text="x" * 20_000)
     pausing(client)
     client.server.resumeProducing()
     assert order(client) == [1]
@@ -84,6 +84,56 @@ def test_a_pause_while_draining_keeps_the_rest(gate: Gate) -> None:
     for _ in range(3):
         client.server.resumeProducing()
     assert order(client) == [2, 3, 4]
+
+
+def test_what_waited_leaves_in_few_writes(gate: Gate) -> None:
+    """Small frames that waited are written together, at most 64 KiB at once."""
+    client = gate.join()
+    client.server.pauseProducing()
+    for _ in range(500):
+        broadcast(gate, text="x" * 300)
+    client.wire.log.clear()
+    client.server.resumeProducing()
+    sizes = [len(entry[1]) for entry in client.wire.log if entry[0] == "write"]
+    assert order(client) == list(range(1, 501))
+    assert len(sizes) < 15
+    assert max(sizes) <= PAUSE_ABOVE + SLICE == 65_536
+
+
+def test_a_long_queue_leaves_in_turns(gate: Gate) -> None:
+    """Of a long queue so many frames are written in one turn of the loop, and nothing overtakes the rest."""
+    client = gate.join()
+    client.server.pauseProducing()
+    for _ in range(2 * FRAMES_A_TURN):
+        broadcast(gate)
+    client.server.resumeProducing()
+    broadcast(gate)
+    client.server.resumeProducing()
+    assert order(client)[-1] == FRAMES_A_TURN
+    client.server.pauseProducing()
+    gate.clock.advance(0)
+    assert order(client) == []
+    client.server.resumeProducing()
+    assert order(client)[-1] == 2 * FRAMES_A_TURN
+    gate.clock.advance(0)
+    assert order(client) == [2 * FRAMES_A_TURN + 1]
+    assert not client.server.waiting
+    assert client.server._next_turn is None
+
+
+def test_a_close_ends_the_turns(gate: Gate) -> None:
+    """A connection that is closed between two turns writes nothing more, and leaves no timer."""
+    client = gate.join()
+    client.server.pauseProducing()
+    for _ in range(2 * FRAMES_A_TURN):
+        broadcast(gate)
+    client.server.resumeProducing()
+    client.wire.lose()
+    written = len(client.wire.sent)
+    gate.clock.advance(0)
+    assert len(client.wire.sent) == written
+    gate.clock.advance(20)
+    assert gate.clock.getDelayedCalls() == []
 
 
 def test_a_slow_consumer_is_told_and_aborted(log: list[LogEvent]) -> None:
@@ -145,7 +195,7 @@ def test_long_messages_are_sent_in_fragments_between_pauses(gate: Gate) -> None:
     assert len(sizes) == 1
     while client.server.waiting:
         client.server.resumeProducing()
-    assert max(sizes) <= SLICE
+    assert max(sizes) <= 65_536
     texts = [message["payload"]["text"] for message in client.received()]
     assert texts == [LONG, "short", LONG]
 
