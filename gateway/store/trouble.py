@@ -31,7 +31,7 @@ class Kind(Enum):
 
 _ADVICE = {
     Kind.MOVED: "; restart the gateway",
-    Kind.DAMAGED: "; restore a backup: gatewayctl restore",
+    Kind.DAMAGED: "; stop the gateway and put a backup in its place",
 }
 
 _KINDS = {

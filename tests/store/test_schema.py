@@ -198,7 +198,7 @@ class TestRefusals:
 
         assert refusal(path) == (
             "database PATH: the database is damaged (file is not a database);"
-            " restore a backup: gatewayctl restore"
+            " stop the gateway and put a backup in its place"
         )
         assert Path(path).read_text() == "port = 18789\n" * 100
 
@@ -209,7 +209,7 @@ class TestRefusals:
 
         assert refusal(path) == (
             "database PATH: the database is damaged (database disk image is malformed);"
-            " restore a backup: gatewayctl restore"
+            " stop the gateway and put a backup in its place"
         )
 
     def test_missing_directory(self, tmp_path: Path) -> None:

@@ -56,7 +56,10 @@ def test_what_mends_damage() -> None:
     moved = describe(driver_error(sqlite3.SQLITE_READONLY_DBMOVED), "x")
 
     assert moved.advice == "the database was removed or replaced (x); restart the gateway"
-    assert damaged.advice == "the database is damaged (x); restore a backup: gatewayctl restore"
+    assert (
+        damaged.advice
+        == "the database is damaged (x); stop the gateway and put a backup in its place"
+    )
     assert full.advice == full.text == "the disk is full (x)"
 
 
