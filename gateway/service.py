@@ -331,7 +331,7 @@ class GatewayService(Service):
             boot_id=self.entropy.uuid4(),
             host=platform.node() or "gateway",
             pid=os.getpid(),
-            started_at_ms=self.clock.now_ms(),
+            started_at=self.clock.seconds(),
             state_dir=str(self.state.path),
             auth_mode=self.config.auth.mode,
             config=ConfigView(

@@ -33,9 +33,18 @@ class FakeClock(Clock):
 
     EPOCH_MS = 1_700_000_000_000
 
+    _off_ms = 0
+
     def now_ms(self) -> int:
         """Return the fake wall time in milliseconds since the epoch."""
-        return self.EPOCH_MS + round(self.seconds() * 1000)
+        return self.EPOCH_MS + self._off_ms + round(self.seconds() * 1000)
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward, or back if negative, as somebody at the machine does.
+
+        ``seconds()`` and what was scheduled go on as if nothing had happened.
+        """
+        self._off_ms += round(seconds * 1000)
 
 
 @implementer(IEntropy)
@@ -119,7 +128,7 @@ def memory_gateway(
         boot_id=entropy.uuid4(),
         host="test-host",
         pid=1,
-        started_at_ms=clock.now_ms(),
+        started_at=clock.seconds(),
         state_dir="/nonexistent",
         auth_mode=config.auth.mode,
         config=ConfigView(

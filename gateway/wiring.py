@@ -125,7 +125,7 @@ class Wiring:
             host=self.operations.host,
             version=__version__,
             maximum=limits.presence_max,
-            ttl_ms=int(limits.presence_ttl_s * 1000),
+            ttl_s=limits.presence_ttl_s,
             state_version=health.state_version,
         )
         health.presence_version = lambda: presence.version

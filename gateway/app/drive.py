@@ -68,6 +68,7 @@ class Drive:
         self.accepted = False
         """Whether the store has it; an abort before that waits for it."""
         self._host = host
+        self._accepted_at = host.clock.seconds()
         self._doomed: str | None = None
         self._sink: Sink | None = None
         self._work: Deferred[RunResult] | None = None
@@ -82,6 +83,7 @@ class Drive:
     def accept(self) -> None:
         """The store has the run: from now on it can go, or end as an abort meanwhile asked for."""
         self.accepted = True
+        self._accepted_at = self._host.clock.seconds()
         if self._doomed is not None:
             self.finish(RunState.ABORTED, stop_reason=self._doomed)
 
@@ -208,13 +210,14 @@ class Drive:
         host, run = self._host, end.run
         sessions, patience = host.sessions, None
         run_id, key, agent_id = run.run_id, run.session_key, run.agent_id
+        not_before = self._accepted_at + host.end_delay_s
 
         def stored(messages: tuple[Message, ...]) -> None:
             if announce:
                 if patience is not None:
                     patience.cancel()
-                early = host.end_delay_s - (host.clock.now_ms() - run.accepted_at_ms) / 1000
-                if 0 < early <= host.end_delay_s:
+                early = not_before - host.clock.seconds()
+                if early > 0:
                     # A real client waits for ever if the end comes in one read with the answer.
                     host.clock.callLater(early, announce, messages)
                 else:
@@ -244,7 +247,7 @@ class Drive:
             session=run.session_key,
             agent=run.request.agent_id,
             state=outcome.state.value,
-            durationMs=outcome.ended_at_ms - run.accepted_at_ms,
+            durationMs=round((self._host.clock.seconds() - self._accepted_at) * 1000),
         )
         self._host.ended(run, outcome, messages)
 

@@ -80,7 +80,7 @@ class Hello:
             "presence": services.presence.list() if READ in caller.scopes else [],
             "health": services.health.seen_by(caller),
             "stateVersion": services.health.state_version(),
-            "uptimeMs": max(0, services.clock.now_ms() - services.operations.started_at_ms),
+            "uptimeMs": round((services.clock.seconds() - services.operations.started_at) * 1000),
             "sessionDefaults": defaults,
         }
         if ADMIN in caller.scopes:

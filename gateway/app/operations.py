@@ -32,7 +32,8 @@ class Operations:
     boot_id: str
     host: str
     pid: int
-    started_at_ms: int
+    started_at: float
+    """On the steady clock."""
     state_dir: str
     auth_mode: str
     config: ConfigView

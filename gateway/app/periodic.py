@@ -72,9 +72,9 @@ class Measured:
         self._registry = registry
         self._metrics = metrics
 
-    def sweep(self, now_ms: int) -> int:
+    def sweep(self, now: float) -> int:
         """Sweep it; return how many entries were removed."""
-        removed = self._registry.sweep(now_ms)
+        removed = self._registry.sweep(now)
         self._metrics.registry_swept(self.name, len(self._registry), removed)
         return removed
 
@@ -93,7 +93,7 @@ class Pruner(Periodic):
         removed = 0
         for registry in self.registries:
             try:
-                removed += registry.sweep(self.clock.now_ms())
+                removed += registry.sweep(self.clock.seconds())
             except Exception:
                 self._log.failure("sweeping {registry} failed", registry=registry.name)
         return removed

@@ -59,7 +59,7 @@ class Presence:
         host: str,
         version: str,
         maximum: int,
-        ttl_ms: int,
+        ttl_s: float,
         state_version: Callable[[], dict[str, int]],
     ) -> None:
         self._hub = hub
@@ -71,7 +71,7 @@ class Presence:
         self.entries: Registry[tuple[str, PresenceEntry]] = Registry(
             "presence",
             maximum=maximum,
-            ttl_ms=ttl_ms,
+            ttl_s=ttl_s,
             in_use=lambda entry: entry[0] in self._connected,
         )
         self.version = 1
@@ -81,27 +81,26 @@ class Presence:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def sweep(self, now_ms: int) -> int:
+    def sweep(self, now: float) -> int:
         """Remove the entries that have expired; return how many there were."""
-        removed = self.entries.sweep(now_ms)
+        removed = self.entries.sweep(now)
         self.version += bool(removed)
         return removed
 
     def list(self) -> list[PresenceEntry]:
         """Return all entries, the gateway's own first, then the newest first."""
-        now_ms = self._clock.now_ms()
-        self.sweep(now_ms)
+        self.sweep(self._clock.seconds())
         text = f"Gateway: {self._host} · app {self._gateway_version} · mode gateway · reason self"
         own = PresenceEntry(
-            ts=now_ms,
+            ts=self._clock.now_ms(),
             text=text,
             host=self._host,
             version=self._gateway_version,
             mode="gateway",
             reason="self",
         )
-        newest_first = reversed([entry for _, entry in self.entries])
-        return [own, *sorted(newest_first, key=lambda entry: -entry.ts)]
+        # In the order of their last change: the wall clock, which gives ``ts``, may have been set since.
+        return [own, *reversed([entry for _, entry in self.entries])]
 
     def joined(self, caller: Caller) -> bool:
         """Enter a connection; return whether it is one that presence tracks."""
@@ -177,10 +176,10 @@ class Presence:
 
     def _put(self, key: str, entry: PresenceEntry) -> None:
         """Enter as the newest. A full list loses its oldest entry, a connected one only if all are."""
-        key, now_ms = key.lower(), self._clock.now_ms()
+        key, now = key.lower(), self._clock.seconds()
         try:
-            self.entries.put(key, (key, entry), now_ms)
+            self.entries.put(key, (key, entry), now)
         except RegistryFull:
             self.entries.pop_oldest()
-            self.entries.put(key, (key, entry), now_ms)
+            self.entries.put(key, (key, entry), now)
         self.version += 1

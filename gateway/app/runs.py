@@ -68,7 +68,7 @@ class Runs:
         """Distinguishes the logs of this process from those of another."""
         self.lanes = Lanes(limits.lane_depth)
         self.window = IdempotencyWindow(
-            maximum=limits.idempotency_max, ttl_ms=int(limits.idempotency_ttl_s * 1000)
+            maximum=limits.idempotency_max, ttl_s=limits.idempotency_ttl_s
         )
         self.log = RunLog(store, clock)
         self._drives: dict[str, Drive] = {}
@@ -197,7 +197,7 @@ class Runs:
     def ended(self, run: Run, outcome: RunOutcome, messages: tuple[Message, ...]) -> None:
         """The end of a run was announced: settle what hangs on it, and let go of it."""
         self._metrics.run_ended(outcome.state.value)
-        self.window.settle(run.run_id, outcome, self.clock.now_ms())
+        self.window.settle(run.run_id, outcome, self.clock.seconds())
         self._leave(run)
         self._announce(self.sessions.ended, run, outcome, messages)
         self._tell(run.waiters, outcome)
@@ -212,7 +212,9 @@ class Runs:
             raise _busy("the gateway is stopping")
         try:
             # What goes has its key in the window, so the window bounds the runs as well.
-            answer, claim = self.window.claim(run_id, turn.fingerprint, run_id, now_ms)
+            answer, claim = self.window.claim(
+                run_id, turn.fingerprint, run_id, self.clock.seconds()
+            )
         except RegistryFull as error:
             raise _busy("too many runs") from error
         if answer is Answer.CONFLICT:
@@ -316,8 +318,9 @@ class Runs:
             self._drop(run, failed[-1].outcome)
             raise _not_stored() from error
         self._drop(run, outcome)
-        self.window.claim(run_id, record.fingerprint, run_id, self.clock.now_ms())
-        self.window.settle(run_id, outcome, self.clock.now_ms())
+        now = self.clock.seconds()
+        self.window.claim(run_id, record.fingerprint, run_id, now)
+        self.window.settle(run_id, outcome, now)
         if record.fingerprint != turn.fingerprint:
             raise _conflict()
         return Started(run_id, False, accepted_at_ms=record.accepted_at_ms, outcome=outcome)

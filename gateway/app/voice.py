@@ -46,9 +46,9 @@ class Voice:
     def __len__(self) -> int:
         return len(self.dedupe)
 
-    def sweep(self, now_ms: int) -> int:
+    def sweep(self, now: float) -> int:
         """Remove every expired transcript, then the oldest over the maximum; return how many."""
-        return self.dedupe.sweep(now_ms, self._runs.busy)
+        return self.dedupe.sweep(round(now * 1000), self._runs.busy)
 
     async def transcript(self, caller: Caller, payload: Mapping[str, Any]) -> str | None:
         """Start a turn for a transcript; return its run's id, or None where it is ignored.
@@ -74,7 +74,7 @@ class Voice:
                 self._deciding.pop(key, None)
 
     async def _decide(self, turn: Turn, mark: Fingerprint) -> str | None:
-        key, arrived_ms = turn.request.session_key, turn.message.timestamp_ms
+        key, arrived_ms = turn.request.session_key, round(self._clock.seconds() * 1000)
         reservation = self.dedupe.reserve(key, mark, arrived_ms, self._runs.busy)
         if reservation is None:
             return None

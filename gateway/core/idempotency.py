@@ -33,29 +33,29 @@ class Answer(Enum):
 class IdempotencyWindow:
     """Claims by idempotency key."""
 
-    def __init__(self, *, maximum: int, ttl_ms: int) -> None:
+    def __init__(self, *, maximum: int, ttl_s: float) -> None:
         self.claims: Registry[Claim] = Registry(
             "idempotency",
             maximum=maximum,
-            ttl_ms=ttl_ms,
+            ttl_s=ttl_s,
             in_use=lambda claim: claim.outcome is None,
         )
 
-    def claim(self, key: str, fingerprint: str, run_id: str, now_ms: int) -> tuple[Answer, Claim]:
+    def claim(self, key: str, fingerprint: str, run_id: str, now: float) -> tuple[Answer, Claim]:
         """Claim a key for a run, or find who has it. Raises RegistryFull when all entries run."""
         held = self.claims.get(key)
         if held is not None:
             return (Answer.SAME if held.fingerprint == fingerprint else Answer.CONFLICT), held
         claim = Claim(fingerprint, run_id)
-        self.claims.put(key, claim, now_ms)
+        self.claims.put(key, claim, now)
         return Answer.NEW, claim
 
-    def settle(self, key: str, outcome: RunOutcome, now_ms: int) -> None:
+    def settle(self, key: str, outcome: RunOutcome, now: float) -> None:
         """The key's run ended: its time to live starts now."""
         claim = self.claims.get(key)
         if claim is not None:
             claim.outcome = outcome
-            self.claims.touch(key, now_ms)
+            self.claims.touch(key, now)
 
     def release(self, key: str) -> None:
         """Forget a key whose run never came to be, so that the client may try again."""

@@ -1,7 +1,8 @@
 """Bounded registries: a cap, a time to live and a gauge, swept by one timer each.
 
 Every map of live state is one of these. Eviction never removes an entry that is in use, and a sweep
-removes *every* expired entry before it looks at the cap.
+removes *every* expired entry before it looks at the cap. Times are seconds of the steady clock, so that an
+entry lives as long as it should however the wall clock is set meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Sweepable(Protocol):
 
     name: str
 
-    def sweep(self, now_ms: int) -> int:
+    def sweep(self, now: float) -> int:
         """Remove what has expired, then what is over the maximum; return how many were removed."""
 
 
@@ -33,21 +34,21 @@ class Registry(Generic[V]):
     last :meth:`put` or :meth:`touch` (so: at completion, not at registration, if touched then).
     """
 
-    __slots__ = ("_entries", "_in_use", "maximum", "name", "ttl_ms")
+    __slots__ = ("_entries", "_in_use", "maximum", "name", "ttl_s")
 
     def __init__(
         self,
         name: str,
         *,
         maximum: int,
-        ttl_ms: int | None = None,
+        ttl_s: float | None = None,
         in_use: Callable[[V], bool] = lambda _value: False,
     ) -> None:
         self.name = name
         self.maximum = maximum
-        self.ttl_ms = ttl_ms
+        self.ttl_s = ttl_s
         self._in_use = in_use
-        self._entries: dict[str, tuple[int, V]] = {}
+        self._entries: dict[str, tuple[float, V]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -63,7 +64,7 @@ class Registry(Generic[V]):
         entry = self._entries.get(key)
         return None if entry is None else entry[1]
 
-    def put(self, key: str, value: V, now_ms: int) -> None:
+    def put(self, key: str, value: V, now: float) -> None:
         """Add or replace an entry as the newest. Raises RegistryFull, and then holds what it held."""
         if key in self._entries:
             del self._entries[key]
@@ -74,13 +75,13 @@ class Registry(Generic[V]):
                 raise RegistryFull(f"{self.name} holds {len(self._entries)} entries in use")
             for victim in victims:
                 del self._entries[victim]
-        self._entries[key] = (now_ms, value)
+        self._entries[key] = (now, value)
 
-    def touch(self, key: str, now_ms: int) -> None:
+    def touch(self, key: str, now: float) -> None:
         """Start the entry's time to live anew and make it the newest."""
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._entries[key] = (now_ms, entry[1])
+            self._entries[key] = (now, entry[1])
 
     def pop(self, key: str) -> V | None:
         """Remove and return an entry."""
@@ -92,11 +93,11 @@ class Registry(Generic[V]):
         key = next(iter(self._entries), None)
         return None if key is None else self.pop(key)
 
-    def sweep(self, now_ms: int) -> int:
+    def sweep(self, now: float) -> int:
         """Remove every expired entry, then the oldest while over the maximum; return how many."""
         before = len(self._entries)
-        if self.ttl_ms is not None:
-            limit = now_ms - self.ttl_ms
+        if self.ttl_s is not None:
+            limit = now - self.ttl_s
             expired = [
                 key
                 for key, (stamp, value) in self._entries.items()

@@ -230,7 +230,7 @@ async def _final(context: Context, outcome: RunOutcome, run: Run | None = None) 
         sessions = context.services.sessions
         text = await sessions.answer_text(outcome.session_id, outcome.run_id)
     meta: dict[str, Any] = {
-        "durationMs": outcome.ended_at_ms - (outcome.started_at_ms or outcome.ended_at_ms),
+        "durationMs": max(0, outcome.ended_at_ms - (outcome.started_at_ms or outcome.ended_at_ms)),
         "aborted": outcome.state is RunState.ABORTED,
         "agentMeta": {"sessionId": outcome.session_id},
     }

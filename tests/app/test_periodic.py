@@ -58,7 +58,7 @@ def test_sessions_with_a_run_are_kept(gates: Callable[..., Gate]) -> None:
     for number in range(4):
         speak(node, f"idle{number}", f"e{number + 1}")
         next(reversed(gate.backend.live.values())).end()
-    gate.services.voice.sweep(gate.clock.now_ms())
+    gate.services.voice.sweep(gate.clock.seconds())
 
     assert gate.runs.busy("agent:main:busy")
     kept = ["agent:main:busy", "agent:main:idle2", "agent:main:idle3"]
@@ -76,14 +76,14 @@ def test_a_registry_that_raises(
     class Broken:
         name = "broken"
 
-        def sweep(self, now_ms: int) -> int:
+        def sweep(self, now: float) -> int:
             raise ZeroDivisionError
 
-    registry: Registry[int] = Registry("good", maximum=10, ttl_ms=1000)
+    registry: Registry[int] = Registry("good", maximum=10, ttl_s=1)
     pruner = Pruner(clock, [Broken(), registry], interval_s=60)
     pruner.startService()
     for _ in range(2):
-        registry.put("k", 1, clock.now_ms())
+        registry.put("k", 1, clock.seconds())
         clock.advance(60)
         assert len(registry) == 0
 
@@ -172,11 +172,11 @@ def test_stopping_twice(started: bool) -> None:
 def test_sweeps_are_measured() -> None:
     """What a sweep removes and leaves is counted by the registry's name."""
     metrics = Metrics()
-    registry: Registry[int] = Registry("things", maximum=10, ttl_ms=1000)
+    registry: Registry[int] = Registry("things", maximum=10, ttl_s=1)
     registry.put("old", 1, 0)
-    registry.put("new", 1, 5000)
+    registry.put("new", 1, 5)
 
-    assert Measured(registry, metrics).sweep(5000) == 1
+    assert Measured(registry, metrics).sweep(5) == 1
     text = metrics.render()
     assert b'gateway_registry_size{registry="things"} 1.0' in text
     assert b'gateway_registry_swept_total{registry="things"} 1.0' in text

@@ -72,11 +72,11 @@ def test_the_key_lives_from_the_end_of_its_run(gate: Gate) -> None:
     client = gate.client()
     client.send("hello", timeoutMs=0)
     gate.clock.advance(1000)
-    gate.runs.window.claims.sweep(gate.clock.now_ms())
+    gate.runs.window.claims.sweep(gate.clock.seconds())
     running = client.send("hello").payload["status"]
     gate.live().end()
     gate.clock.advance(301)
-    gate.runs.window.claims.sweep(gate.clock.now_ms())
+    gate.runs.window.claims.sweep(gate.clock.seconds())
 
     assert running == "in_flight"
     assert "r1" not in gate.runs.window.claims

@@ -25,7 +25,7 @@ def outcome(run_id: str = "r") -> RunOutcome:
 @pytest.fixture
 def window() -> IdempotencyWindow:
     """A window of two keys that remembers for a second."""
-    return IdempotencyWindow(maximum=2, ttl_ms=1_000)
+    return IdempotencyWindow(maximum=2, ttl_s=1_000)
 
 
 def test_the_same_key_gives_the_same_run(window: IdempotencyWindow) -> None:

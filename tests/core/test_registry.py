@@ -17,9 +17,9 @@ class Item:
         self.used = used
 
 
-def registry(maximum: int = 3, ttl_ms: int | None = 100) -> Registry[Item]:
+def registry(maximum: int = 3, ttl_s: float | None = 100) -> Registry[Item]:
     """Return a registry of items."""
-    return Registry("things", maximum=maximum, ttl_ms=ttl_ms, in_use=lambda item: item.used)
+    return Registry("things", maximum=maximum, ttl_s=ttl_s, in_use=lambda item: item.used)
 
 
 def keys(held: Registry[Item], names: str = "abcdefgh") -> str:
@@ -103,7 +103,7 @@ def test_an_entry_in_use_does_not_expire() -> None:
 
 def test_without_a_time_to_live_nothing_expires() -> None:
     """A registry without a time to live is bounded by its maximum only."""
-    held = registry(ttl_ms=None)
+    held = registry(ttl_s=None)
     held.put("a", Item(), 0)
     assert held.sweep(10**12) == 0
 
@@ -149,7 +149,7 @@ def test_iteration_takes_a_snapshot() -> None:
 
 def test_by_default_nothing_is_in_use() -> None:
     """A registry without a rule protects nothing."""
-    held: Registry[str] = Registry("names", maximum=1, ttl_ms=10)
+    held: Registry[str] = Registry("names", maximum=1, ttl_s=10)
     held.put("a", "x", 0)
     held.put("b", "y", 0)
     swept: Sweepable = held

@@ -118,8 +118,8 @@ async def test_parts_start_and_stop_together(tmp_path: Path) -> None:
     here = InProcess(tmp_path)
     gateway, clock, state = here.gateway, here.clock, here.state
     window = gateway.services.runs.window
-    window.claim("key", "content", "run", clock.now_ms())
-    window.settle("key", OUTCOME, clock.now_ms())
+    window.claim("key", "content", "run", clock.seconds())
+    window.settle("key", OUTCOME, clock.seconds())
     here.whole.privilegedStartService()
     assert gateway.failing() == ["start", "agent"]
     here.whole.startService()
