@@ -137,6 +137,10 @@ class GatewayService(Service):
         }
         return [name for name, good in facts.items() if not good]
 
+    def reasons(self) -> dict[str, str]:
+        """Return why the store does not work, if it doesn't."""
+        return {} if self.store.failing is None else {"store": self.store.failing}
+
     def uptime_ms(self) -> int:
         """Return the milliseconds since the start."""
         return round((self.clock.seconds() - self._started_at) * 1000)

@@ -6,14 +6,16 @@ GET, HEAD              answer
 =====================  ===========================================================================
 /                      the page of gateway/ui/index.html
 /health, /healthz      200 ``{ok, status: "live"}``, 503 ``{ok: false, status: "stalled"}``
-/ready, /readyz        200 or 503 ``{ready}``; to local callers also ``failing``, ``uptimeMs``
-/startup, /startupz    200 or 503 ``{ok, status: "started" | "starting"}``; to local callers also
+/ready, /readyz        200 or 503 ``{ready}``; to trusted callers also ``failing``, ``uptimeMs`` and,
+                       while not ready, ``state: "starting" | "degraded"``, ``reasons`` by name
+/startup, /startupz    200 or 503 ``{ok, status: "started" | "starting"}``; to trusted callers also
                        ``version``, ``uptimeMs`` and, while starting, ``pendingReason``
 /metrics               Prometheus text, for who proves that they may
 anything else          404 ``Not Found``; another method on a path above: 405 with ``Allow``
 =====================  ===========================================================================
 
-A caller is local when its address is loopback and no proxy has put its own headers in.
+A caller is trusted who is local, its address being loopback and no proxy having put its own headers in, or
+who brings the shared secret as its bearer token.
 """
 
 from __future__ import annotations
@@ -58,6 +60,9 @@ class Probes(Protocol):
     def failing(self) -> list[str]:
         """Names of what is not ready; empty when the gateway can serve."""
 
+    def reasons(self) -> dict[str, str]:
+        """Why, by name, for those of :meth:`failing` that can tell."""
+
     def uptime_ms(self) -> int:
         """Milliseconds since the start."""
 
@@ -68,6 +73,18 @@ def is_local(request: Request) -> bool:
         return False
     peer = request.client
     return isinstance(peer, UNIXAddress) or is_loopback(getattr(peer, "host", ""))
+
+
+Authorize = Callable[[str | None], bool]
+"""Whether a bearer token (None: there was none) is the shared secret, or none is asked for."""
+
+
+def is_trusted(request: Request, authorize: Authorize) -> bool:
+    """Return whether a caller may know how the gateway is inside."""
+    if is_local(request):
+        return True
+    bearer = bearer_of(request)
+    return bearer is not None and authorize(bearer)
 
 
 class _Readable(Resource):
@@ -114,43 +131,54 @@ class Live(_Readable):
 class Ready(_Readable):
     """Whether the gateway can serve now."""
 
-    def __init__(self, probes: Probes) -> None:
+    def __init__(self, probes: Probes, authorize: Authorize) -> None:
         super().__init__()
         self._probes = probes
+        self._authorize = authorize
 
     def body(self, request: Request) -> bytes:
-        """Return ``{ready}``, to local callers with ``failing`` and ``uptimeMs``."""
+        """Return ``{ready}``, to trusted callers with what is wrong and why."""
         failing = self._probes.failing()
         value: dict[str, Any] = {"ready": not failing}
-        if is_local(request):
+        if is_trusted(request, self._authorize):
             value |= {"failing": failing, "uptimeMs": self._probes.uptime_ms()}
+            if failing:
+                value["state"] = "degraded" if self._probes.started() else "starting"
+                value["reasons"] = self._probes.reasons()
         return json(request, 503 if failing else 200, value)
 
 
 class Startup(_Readable):
     """Whether the start has come to its end."""
 
-    def __init__(self, probes: Probes) -> None:
+    def __init__(self, probes: Probes, authorize: Authorize) -> None:
         super().__init__()
         self._probes = probes
+        self._authorize = authorize
 
     def body(self, request: Request) -> bytes:
-        """Return ``{ok, status}``, to local callers with what it waits for."""
+        """Return ``{ok, status}``, to trusted callers with what it waits for."""
         started = self._probes.started()
         value: dict[str, Any] = {"ok": started, "status": "started" if started else "starting"}
-        if is_local(request):
+        if is_trusted(request, self._authorize):
             value |= {"version": self._probes.version, "uptimeMs": self._probes.uptime_ms()}
             if not started:
-                value["pendingReason"] = ", ".join(self._probes.failing()) or "starting"
+                value["pendingReason"] = self._pending()
         return json(request, 200 if started else 503, value)
+
+    def _pending(self) -> str:
+        reasons = self._probes.reasons()
+        said = (
+            f"{name}: {reasons[name]}" if name in reasons else name
+            for name in self._probes.failing()
+        )
+        return ", ".join(said) or "starting"
 
 
 class Exposition(_Readable):
     """The metrics, for a bearer whose token is accepted."""
 
-    def __init__(
-        self, authorize: Callable[[str | None], bool], exposition: Callable[[], bytes]
-    ) -> None:
+    def __init__(self, authorize: Authorize, exposition: Callable[[], bytes]) -> None:
         super().__init__()
         self._authorize = authorize
         self._exposition = exposition
@@ -204,20 +232,21 @@ def bearer_of(request: Request) -> str | None:
 def make_root(
     probes: Probes,
     *,
-    authorize: Callable[[str | None], bool],
+    authorize: Authorize,
     exposition: Callable[[], bytes],
 ) -> Resource:
     """Return the tree of all resources.
 
-    :param authorize: whether a bearer token (None: there was none) may read the metrics.
+    :param authorize: whether a bearer token (None: there was none) may read the metrics
+        and what is wrong.
     :param exposition: returns the metrics as Prometheus text.
     """
     root = NotFound()
     root.putChild(b"", Page(files("gateway").joinpath("ui/index.html").read_bytes()))
     for name, probe in (
         (b"health", Live(probes)),
-        (b"ready", Ready(probes)),
-        (b"startup", Startup(probes)),
+        (b"ready", Ready(probes, authorize)),
+        (b"startup", Startup(probes, authorize)),
     ):
         root.putChild(name, probe)
         root.putChild(name + b"z", probe)

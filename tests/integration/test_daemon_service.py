@@ -12,13 +12,16 @@ import pytest
 import pytest_twisted
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor as installed_reactor
+from twisted.internet.threads import deferToThread
 
 from gateway.app.periodic import Pruner
 from gateway.config import load
 from gateway.core.run import RunOutcome
+from gateway.errors import StoreError
 from gateway.model import RunState
 from gateway.service import START_PAUSE_S, GatewayService, make_gateway
 from gateway.statedir import StateDirectory
+from gateway.store.health import PROBE_S
 from gateway.tap import Options, makeService
 from gateway.testing import FakeClock, FakeEntropy
 from tests.integration.daemon import log_records, probe, soon
@@ -160,6 +163,40 @@ async def test_start_waits_for_the_store(tmp_path: Path) -> None:
 
     await here.stop()
     assert len(log_lines(here, "gateway ready")) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_degraded_store(tmp_path: Path) -> None:
+    """While nothing can be written /readyz and one line of the log say so and why; then it goes on."""
+    here = InProcess(tmp_path)
+    here.whole.privilegedStartService()
+    here.whole.startService()
+    await soon(reactor, here.gateway.started)
+    sessions = here.gateway.services.sessions
+    port = int(here.gateway.urls[0].rpartition(":")[2])
+    with closing(sqlite3.connect(here.state.database, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="database is locked"):
+                await sessions.create("agent:main:refused")
+        ready = await deferToThread(probe, port, "/readyz")
+        database.execute("ROLLBACK")
+
+    assert (ready.status, ready.body["failing"], ready.body["state"]) == (
+        503,
+        ["store"],
+        "degraded",
+    )
+    reason = ready.body["reasons"]["store"]
+    assert reason.startswith("another program has locked the database")
+    assert log_lines(here, "store failing") == [f"store failing reason={reason}"]
+    here.clock.advance(PROBE_S)
+    await soon(reactor, lambda: here.gateway.failing() == [])
+    await sessions.create("agent:main:taken")
+    assert await sessions.get("agent:main:refused") is None
+    assert log_lines(here, "store works again")
+
+    await here.stop()
 
 
 @pytest_twisted.ensureDeferred

@@ -75,6 +75,9 @@ class FakeProbes:
     def failing(self) -> list[str]:
         return []
 
+    def reasons(self) -> dict[str, str]:
+        return {}
+
     def uptime_ms(self) -> int:
         return 1
 

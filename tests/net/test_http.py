@@ -51,6 +51,32 @@ def test_probes_of_a_gateway_that_starts(web: Web) -> None:
     assert web.ask(head("/healthz")).status == 200
 
 
+def test_probes_of_a_gateway_that_is_degraded(web: Web) -> None:
+    """What fails after the start is told with the reason, to who is local or brings the secret."""
+    web.probes.broken = ["store"]
+    web.probes.because = {"store": "the disk is full (database or disk is full)"}
+    expected = {
+        "ready": False,
+        "failing": ["store"],
+        "uptimeMs": 1234,
+        "state": "degraded",
+        "reasons": web.probes.because,
+    }
+    secret = f"Bearer {TOKEN}"
+    local = web.ask(head("/readyz"))
+    assert (local.status, local.json()) == (503, expected)
+    assert web.ask(head("/readyz", Authorization=secret), host="192.0.2.7").json() == expected
+    for wrong in ("Bearer wrong", "Basic eA=="):
+        answer = web.ask(head("/readyz", Authorization=wrong), host="192.0.2.7")
+        assert (answer.status, answer.json()) == (503, {"ready": False})
+    web.probes.is_started = False
+    assert web.ask(head("/readyz")).json()["state"] == "starting"
+    assert (
+        web.ask(head("/startupz")).json()["pendingReason"]
+        == f"store: {web.probes.because['store']}"
+    )
+
+
 def test_stalled_gateway(web: Web) -> None:
     """A gateway that does not do its work says so with 503."""
     web.probes.is_live = False

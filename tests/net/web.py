@@ -23,6 +23,7 @@ class FakeProbes:
         self.is_live = True
         self.is_started = True
         self.broken: list[str] = []
+        self.because: dict[str, str] = {}
 
     def live(self) -> bool:
         return self.is_live
@@ -32,6 +33,9 @@ class FakeProbes:
 
     def failing(self) -> list[str]:
         return list(self.broken)
+
+    def reasons(self) -> dict[str, str]:
+        return dict(self.because)
 
     def uptime_ms(self) -> int:
         return 1234
