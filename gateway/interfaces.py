@@ -75,16 +75,26 @@ class IStore(IService):
         """Return one page of sessions."""
 
     def update_session(
-        key: str, change: Callable[[Session | None], Session | None]
+        key: str,
+        change: Callable[[Session | None], Session | None],
+        *,
+        drop_transcript: bool = False,
     ) -> Deferred[Session | None]:
         """Replace a session by ``change(current)`` in one transaction; ``None`` leaves it as it is.
 
         ``change`` is pure and may run in another thread. The store sets ``version``. What ``change``
-        raises fails the Deferred, and nothing is written. Returns what is stored afterwards.
+        raises fails the Deferred, and nothing is written. With ``drop_transcript`` the messages of the
+        session that was stored go in the same transaction. Returns what is stored afterwards.
         """
 
-    def delete_session(key: str, *, delete_transcript: bool) -> Deferred[bool]:
-        """Delete a session; return whether there was one."""
+    def delete_session(
+        key: str, *, delete_transcript: bool, check: Callable[[Session], None] | None = None
+    ) -> Deferred[bool]:
+        """Delete a session; return whether there was one.
+
+        ``check`` sees the session in the same transaction: what it raises fails the Deferred, and
+        nothing is deleted. As for a change, it is pure and may run in another thread.
+        """
 
     def append_messages(
         session_id: str, messages: Sequence[Message]

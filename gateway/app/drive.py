@@ -68,7 +68,7 @@ class Drive:
         self.accepted = False
         """Whether the store has it; an abort before that waits for it."""
         self._host = host
-        self._accepted_at = host.clock.seconds()
+        self._accepted_at = self._began_at = host.clock.seconds()
         self._doomed: str | None = None
         self._sink: Sink | None = None
         self._work: Deferred[RunResult] | None = None
@@ -79,6 +79,11 @@ class Drive:
     def waiting(self) -> bool:
         """Whether it waits for its turn in the session."""
         return self.accepted and self.run.state is RunState.ACCEPTED
+
+    @property
+    def busy_ms(self) -> int:
+        """How long it has gone, or waited for the store if it does not go yet."""
+        return round((self._host.clock.seconds() - self._began_at) * 1000)
 
     def accept(self) -> None:
         """The store has the run: from now on it can go, or end as an abort meanwhile asked for."""
@@ -97,6 +102,7 @@ class Drive:
     def launch(self, agent: Agent | None) -> None:
         """Give the run to its agent."""
         run, host = self.run, self._host
+        self._began_at = host.clock.seconds()
         host.dispatch(run.start(host.clock.now_ms()))
         if run.state.terminal:
             return  # a listener ended it

@@ -257,7 +257,7 @@ class Runs:
         try:
             self.lanes.enter(request.session_key, request.run_id)
         except LaneFull as error:
-            raise _busy("too many messages wait in this session") from error
+            raise self._lane_full(request.session_key) from error
         run = Run(
             request,
             epoch=self.epoch,
@@ -332,6 +332,20 @@ class Runs:
             self.dispatch(output)
         self._metrics.run_ended(RunState.FAILED.value)
         self._drop(run, outputs[-1].outcome)
+
+    def _lane_full(self, session_key: str) -> Unavailable:
+        """Return the refusal of a session where too many runs wait: it names the one that goes."""
+        first, *waiting = self.lanes.runs(session_key)
+        drive = self._drives[first]
+        error = _busy("too many messages wait in this session")
+        error.details = {
+            "reason": "session-busy",
+            "runId": first,
+            "since": drive.run.started_at_ms or drive.run.accepted_at_ms,
+            "busyMs": drive.busy_ms,
+            "waiting": len(waiting),
+        }
+        return error
 
     def _drop(self, run: Run, outcome: RunOutcome | None) -> None:
         """Let go of a run that was never accepted; its key is free again."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherResults
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from gateway.app.agents import AgentDirectory
@@ -22,6 +22,8 @@ from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.model import Message, RunRequest, RunState, Session, SessionQuery
 
 Change = Callable[[Session | None], Session]
+Check = Callable[[Session | None], None]
+"""Raises if a session is not the one that somebody knew."""
 
 
 class Sessions:
@@ -195,14 +197,24 @@ class Sessions:
         self.announce(session, reason="create")
         return session
 
-    async def reset(self, key: str, *, reason: str = "reset", keep_id: bool = False) -> Session:
+    async def reset(
+        self,
+        key: str,
+        *,
+        reason: str = "reset",
+        keep_id: bool = False,
+        check: Check | None = None,
+    ) -> Session:
         """Begin a session anew: a new transcript, counters at zero, settings kept.
 
-        ``keep_id`` (version 4) keeps the session id and drops the transcript under it.
+        ``keep_id`` (version 4) keeps the session id and drops the transcript under it. Where ``check``
+        raises, the session stays as it is.
         """
         fresh = self.new(key)
 
         def renewed(held: Session | None) -> Session:
+            if check is not None:
+                check(held)
             if held is None:
                 return fresh
             kept: dict[str, Any] = {
@@ -213,35 +225,11 @@ class Sessions:
                 kept |= {"session_id": held.session_id, "created_at_ms": held.created_at_ms}
             return msgspec.structs.replace(fresh, **kept)
 
-        if keep_id:
-            session = await self._replace(key, renewed)
-        else:
-            session = await self._write(key, renewed)
+        session: Session | None = await self._store.update_session(
+            key, renewed, drop_transcript=keep_id
+        )
+        assert session is not None
         self.announce(session, reason=reason)
-        return session
-
-    async def _replace(self, key: str, renewed: Change) -> Session:
-        """Write a session anew, its transcript dropped, whatever the id is.
-
-        The store has no one transaction for it. Its operations are done in the order they are asked
-        for, and these three are asked for at once: so nothing comes between them, and what the first
-        finds is what the third replaces.
-        """
-        held: list[Session | None] = []
-
-        def look(current: Session | None) -> None:
-            held.append(current)
-
-        steps: list[Deferred[Any]] = [
-            self._store.update_session(key, look),
-            self._store.delete_session(key, delete_transcript=True),
-            self._store.update_session(key, lambda _gone: renewed(held[0])),
-        ]
-        try:
-            results = await gatherResults(steps, consumeErrors=True)
-        except FirstError as error:
-            error.subFailure.raiseException()
-        session: Session = results[-1]
         return session
 
     def check_deletable(self, key: str) -> None:
@@ -249,13 +237,26 @@ class Sessions:
         if key == self._agents.keys.main_session(agent_of(key, self._agents.keys)):
             raise InvalidRequest(f"Cannot delete the main session ({key}).")
 
-    async def delete(self, key: str, *, delete_transcript: bool) -> bool:
-        """Delete a session; return whether there was one. Raises as :meth:`check_deletable`."""
+    async def delete(
+        self, key: str, *, delete_transcript: bool, check: Check | None = None
+    ) -> bool:
+        """Delete a session; return whether there was one. Raises as :meth:`check_deletable`.
+
+        Where ``check`` raises, the session stays.
+        """
         self.check_deletable(key)
-        session = await self.get(key)
-        deleted: bool = await self._store.delete_session(key, delete_transcript=delete_transcript)
-        if session is not None and deleted:
-            self.announce(session, reason="delete")
+        held: list[Session] = []
+
+        def look(session: Session) -> None:
+            if check is not None:
+                check(session)
+            held.append(session)
+
+        deleted: bool = await self._store.delete_session(
+            key, delete_transcript=delete_transcript, check=look
+        )
+        if deleted:
+            self.announce(held[-1], reason="delete")
         return deleted
 
     async def patch(

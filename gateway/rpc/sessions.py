@@ -235,11 +235,16 @@ async def sessions_reset(context: Context, params: SessionsResetParams) -> dict[
     key = session_key(context, params.key, params.agent_id)
     agent = agent_for(context, key)
     expected_id = given(params.expected_session_id, None)
-    _check_unchanged(await services.sessions.get(key), expected_id)
+
+    def check(session: Session | None) -> None:
+        _check_unchanged(session, expected_id)
+
+    # Twice: before a run is stopped in vain, and where nobody can come between check and change.
+    check(await services.sessions.get(key))
     services.runs.abort_session(key, "reset")
     four = context.caller.protocol >= 4
     reason = given(params.reason, "reset")
-    session = await services.sessions.reset(key, reason=reason, keep_id=four)
+    session = await services.sessions.reset(key, reason=reason, keep_id=four, check=check)
     answer: dict[str, Any] = {"ok": True, "key": key, "entry": session_entry(session)}
     if four:
         answer["resolved"] = {"modelProvider": agent.model.provider, "model": agent.model.id}
@@ -253,19 +258,22 @@ async def sessions_delete(context: Context, params: SessionsDeleteParams) -> dic
     key = session_key(context, params.key, params.agent_id)
     _refuse_webchat(context, "delete")
     services.sessions.check_deletable(key)
-    session = await services.sessions.get(key)
-    archived = session is not None and session.settings.get("archived") is True
-    if given(params.archived_only, False) and not archived:
-        raise InvalidRequest("session is not archived")
-    _check_unchanged(
-        session,
-        given(params.expected_session_id, None),
-        given(params.expected_lifecycle_revision, None),
-        given(params.expected_session_updated_at, None),
-    )
-    services.runs.abort_session(key, "delete")
+    expected_id = given(params.expected_session_id, None)
+    expected_revision = given(params.expected_lifecycle_revision, None)
+    updated_at = given(params.expected_session_updated_at, None)
+
+    def check(session: Session | None) -> None:
+        archived = session is not None and session.settings.get("archived") is True
+        if given(params.archived_only, False) and not archived:
+            raise InvalidRequest("session is not archived")
+        _check_unchanged(session, expected_id, expected_revision, updated_at)
+
+    # Twice: before a run is stopped in vain, and where nobody can come between check and deletion.
+    check(await services.sessions.get(key))
+    if services.runs.abort_session(key, "delete"):
+        updated_at = None  # the ends of the runs changed it
     deleted = await services.sessions.delete(
-        key, delete_transcript=given(params.delete_transcript, True)
+        key, delete_transcript=given(params.delete_transcript, True), check=check
     )
     return {"ok": True, "key": key, "deleted": deleted, "archived": []}
 

@@ -41,12 +41,20 @@ def by_id(connection: Connection, session_id: str) -> Session | None:
 
 
 def update_by(
-    connection: Connection, key: str, change: Callable[[Session | None], Session | None]
+    connection: Connection,
+    key: str,
+    change: Callable[[Session | None], Session | None],
+    *,
+    drop_transcript: bool = False,
 ) -> Session | None:
     """Store what ``change`` makes of a session; return what is stored afterwards."""
     current = by_key(connection, key)
     wanted = call_change(change, current)
-    return current if wanted is None else write(connection, key, current, wanted)
+    if wanted is None:
+        return current
+    if drop_transcript and current is not None:
+        transcripts.delete_all(connection, current.session_id)
+    return write(connection, key, current, wanted)
 
 
 def write(connection: Connection, key: str, current: Session | None, wanted: Session) -> Session:
@@ -78,11 +86,19 @@ def with_previews(session: Session, added: Iterable[Message]) -> Session:
     )
 
 
-def remove(connection: Connection, key: str, *, delete_transcript: bool) -> bool:
-    """Delete a session, and the messages of its session id if asked to."""
+def remove(
+    connection: Connection,
+    key: str,
+    *,
+    delete_transcript: bool,
+    check: Callable[[Session], None] | None = None,
+) -> bool:
+    """Delete a session that passes ``check``, and the messages of its session id if asked to."""
     current = by_key(connection, key)
     if current is None:
         return False
+    if check is not None:
+        call_change(check, current)
     connection.execute(_DELETE, {"key": key})
     if delete_transcript:
         transcripts.delete_all(connection, current.session_id)

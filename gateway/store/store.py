@@ -45,14 +45,24 @@ class SQLStore(Database):
         return self._read(partial(sessions.find, query=query))
 
     def update_session(
-        self, key: str, change: Callable[[Session | None], Session | None]
+        self,
+        key: str,
+        change: Callable[[Session | None], Session | None],
+        *,
+        drop_transcript: bool = False,
     ) -> Deferred[Session | None]:
         """See IStore."""
-        return self._write(partial(sessions.update_by, key=key, change=change))
+        return self._write(
+            partial(sessions.update_by, key=key, change=change, drop_transcript=drop_transcript)
+        )
 
-    def delete_session(self, key: str, *, delete_transcript: bool) -> Deferred[bool]:
+    def delete_session(
+        self, key: str, *, delete_transcript: bool, check: Callable[[Session], None] | None = None
+    ) -> Deferred[bool]:
         """See IStore. The logs of its runs stay until prune_runs."""
-        return self._write(partial(sessions.remove, key=key, delete_transcript=delete_transcript))
+        return self._write(
+            partial(sessions.remove, key=key, delete_transcript=delete_transcript, check=check)
+        )
 
     def append_messages(
         self, session_id: str, messages: Sequence[Message]

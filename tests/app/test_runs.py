@@ -117,6 +117,8 @@ def test_a_lane_is_bounded(gates: Gates) -> None:
     for run in ("r1", "r2", "r3"):
         client.send("hello", run=run)
 
+    since = gate.clock.now_ms()
+    gate.clock.advance(3)
     refused = client.send("hello", run="r4").error
     gate.live("r1").end()
 
@@ -125,6 +127,13 @@ def test_a_lane_is_bounded(gates: Gates) -> None:
         "message": "too many messages wait in this session",
         "retryable": True,
         "retryAfterMs": 1000,
+        "details": {
+            "reason": "session-busy",
+            "runId": "r1",
+            "since": since,
+            "busyMs": 3000,
+            "waiting": 2,
+        },
     }
     assert client.send("hello", run="r4").payload["status"] == "started"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -123,6 +124,56 @@ class SessionContract:
             wait(store.update_session(key, setting(key=key, label="same")))
 
         assert wait(store.find_sessions(SessionQuery(limit=10, label="same"))).total == 2
+
+    @pytest.mark.parametrize(("drop", "left"), [(False, 1), (True, 0)])
+    def test_update_takes_the_transcript_along_if_asked(
+        self, store: IStore, wait: Wait, drop: bool, left: int
+    ) -> None:
+        """A session is replaced together with its transcript, or neither is."""
+        session = wait(store.update_session(KEY, setting()))
+        wait(store.append_messages(session.session_id, [a_message()]))
+        wait(store.append_messages("another", [a_message()]))
+
+        for unstored in ("\ud800", None):
+            with pytest.raises(StoreError) if unstored else nullcontext():
+                wait(
+                    store.update_session(
+                        KEY,
+                        setting(label=unstored) if unstored else lambda current: None,
+                        drop_transcript=True,
+                    )
+                )
+            assert wait(store.count_messages(session.session_id)) == 1
+        renewed = wait(store.update_session(KEY, setting(label="new"), drop_transcript=drop))
+
+        assert (renewed.version, renewed.label) == (2, "new")
+        assert wait(store.count_messages(session.session_id)) == left
+        assert wait(store.count_messages("another")) == 1
+        wait(
+            store.update_session(
+                "agent:main:b", setting(key="agent:main:b", session_id="b"), drop_transcript=True
+            )
+        )
+
+    def test_delete_is_checked_in_its_transaction(self, store: IStore, wait: Wait) -> None:
+        """A check sees the stored session; what it raises reaches the caller, and nothing is deleted."""
+        session = wait(store.update_session(KEY, setting()))
+        wait(store.append_messages(session.session_id, [a_message()]))
+        error = OverflowError("not for the store to translate")
+        seen: list[Session] = []
+
+        def refuse(current: Session) -> None:
+            raise error
+
+        with pytest.raises(OverflowError) as caught:
+            wait(store.delete_session(KEY, delete_transcript=True, check=refuse))
+        assert caught.value is error
+        assert wait(store.get_session(KEY)) == session
+        assert wait(store.count_messages(session.session_id)) == 1
+
+        assert wait(store.delete_session(KEY, delete_transcript=True, check=seen.append)) is True
+        assert wait(store.delete_session(KEY, delete_transcript=True, check=seen.append)) is False
+        assert seen == [session]
 
     def test_delete_tells_whether_there_was_one(self, store: IStore, wait: Wait) -> None:
         """Deleting a session returns True once, and False when there is none."""
