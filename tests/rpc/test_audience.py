@@ -39,7 +39,7 @@ SPELLINGS = {
 KEYS = st.sampled_from(sorted(SPELLINGS))
 READERS = {"operator.read", "operator.write", "operator.admin"}
 WRITERS = {"operator.write", "operator.admin"}
-SCOPES = (
+SCOPES: tuple[tuple[str, ...], ...] = (
     (),
     ("operator.read",),
     ("operator.write",),
@@ -49,7 +49,7 @@ SCOPES = (
     ("operator.Read", "read", "*"),
 )
 CAPS = ("session-scoped-events", "tool-events", "something-else")
-CROWD = [
+CROWD: list[tuple[tuple[str, ...], frozenset[str]]] = [
     (scopes, frozenset(caps))
     for scopes in SCOPES[:5]
     for caps in ((), CAPS[:1], CAPS[1:2], CAPS[:2])
