@@ -295,7 +295,12 @@ class Gate:
         self._clients = 0
 
     def restarted(self, **how: Any) -> Gate:
-        """Return another gateway over the same store and clock, as after a restart."""
+        """Return another gateway over the same store and clock, as after a restart.
+
+        Of runs that go on the events that were not written yet are lost, as with a crash.
+        """
+        for run_id in self.runs._drives:
+            self.runs.log.take(run_id)
         return Gate(store=self.store, clock=self.clock, seed=self.seed + ", again", **how)
 
     def record(self) -> list[RunOutput]:
