@@ -362,7 +362,7 @@ def test_a_run_is_run_again(gates: Gates) -> None:
 
 
 def test_a_run_is_run_again_once_only(gates: Gates) -> None:
-    """A run that is cut off a second time ends as interrupted: no message brings the gateway down for ever."""
+    """A run that is cut off a second time ends as interrupted: no message can make a crash loop."""
     gate = gates(on_restart="rerun")
     crowd(gate, runs=2)
     second = gate.restarted(on_restart="rerun")
@@ -391,7 +391,7 @@ def test_a_rerun_that_did_not_begin_counts_for_nothing(gates: Gates) -> None:
 
 
 def test_an_old_run_is_not_run_again(gates: Gates) -> None:
-    """A run that was accepted longer ago than a message may wait is not run again, but ends as interrupted."""
+    """A run that was accepted longer ago than a message may wait is not run again; it ends as interrupted."""
     clock = JumpingClock()
     gate = gates(on_restart="rerun", clock=clock)
     crowd(gate, runs=1)
