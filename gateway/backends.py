@@ -12,7 +12,13 @@ from gateway.app.agents import Agent, AgentDirectory
 from gateway.config import AgentConfig, LoadedConfig, decode_agent, default_agent_id
 from gateway.core.sessionkey import SessionKeyPolicy
 from gateway.errors import ConfigError, StartError
-from gateway.interfaces import BackendEnvironment, IAgentBackendFactory, IClock, IEntropy
+from gateway.interfaces import (
+    BackendEnvironment,
+    IAgentBackend,
+    IAgentBackendFactory,
+    IClock,
+    IEntropy,
+)
 
 
 def backend_factories() -> dict[str, IAgentBackendFactory]:
@@ -65,7 +71,19 @@ def make_agents(
             kind=kind,
             backend=backend,
             timeout_s=config.timeout_s,
+            reruns=_reruns(agent_id, config, backend, loaded),
         )
     default = default_agent_id(loaded.config.agents)
     keys = SessionKeyPolicy.from_config(list(agents), default_agent_id=default)
     return AgentDirectory(agents, default, keys)
+
+
+def _reruns(
+    agent_id: str, config: AgentConfig, backend: IAgentBackend, loaded: LoadedConfig
+) -> bool:
+    """Return whether an agent's runs are run again after a crash. Raises ConfigError if they can't be."""
+    reruns = config.on_restart == "rerun"
+    if reruns and not getattr(backend, "reruns", False):
+        where, key = loaded.path or "the configuration", f"agents.{agent_id}.on_restart"
+        raise ConfigError(f'{where}: {key}: backend "{config.backend}" can not run a turn again')
+    return reruns

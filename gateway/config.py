@@ -101,7 +101,7 @@ class StoreConfig(_Table, frozen=True):
     url: str | None = None
     """Database URL; without it the SQLite file gateway.db of the state directory."""
     synchronous: Literal["normal", "full"] = "normal"
-    """Durability of SQLite: normal survives a killed process, full also a power cut."""
+    """Durability of SQLite: normal survives a killed process, full also a power cut (slower)."""
 
 
 class LimitsConfig(_Table, frozen=True):
@@ -145,6 +145,8 @@ class LimitsConfig(_Table, frozen=True):
     """Least time between two increments of one stream of a run, in milliseconds."""
     lane_depth: Count = 16
     """Runs that may be queued in one session behind the one that runs."""
+    queued_ttl_s: Seconds = 3600.0
+    """How long a message may wait for its turn, restarts included, in seconds; then it is not run."""
     run_timeout_s: Seconds = 600.0
     """How long a run may take where its agent and its request do not say, in seconds."""
     run_timeout_max_s: Seconds = 86_400.0
@@ -178,6 +180,8 @@ class AgentConfig(_Table, frozen=True):
     """Whether sessions that name no agent belong to this one."""
     timeout_s: Seconds = 600.0
     """How long a run of this agent may take, in seconds; limits.run_timeout_s where it is not set."""
+    on_restart: Literal["interrupt", "rerun"] = "interrupt"
+    """What becomes of a run that a crash cut off: it ends with an error, or is run again, once."""
 
 
 def _default_agents() -> dict[str, dict[str, Any]]:

@@ -229,6 +229,9 @@ class IAgentBackend(IService):
     """An agent that runs turns. A service: started before the first run, stopped after the last."""
 
     models: Sequence[ModelInfo] = Attribute("What it answers with; the first is the default.")
+    reruns: bool = Attribute(
+        "Whether a turn that a crash cut off may be started again from its message; without it, not."
+    )
 
     def start(request: RunRequest, sink: IRunSink) -> Deferred[RunResult]:
         """Run one turn. Abort is ``Deferred.cancel()``: the backend stops at once and the Deferred ends.

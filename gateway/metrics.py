@@ -82,6 +82,8 @@ class Metrics:
         self._runs = counter("runs", "Runs ended.", "outcome")
         self._runs_active = gauge("runs_active", "Runs that have not ended.")
         self._listener_errors = counter("listener_errors", "Listeners of runs that raised.")
+        self._ends_waiting = gauge("ends_waiting", "Ends of runs that the store has not taken yet.")
+        self._ends_dropped = counter("ends_dropped", "Ends of runs that were never stored.")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
         self._swept = counter("registry_swept", "Entries that sweeps removed.", "registry")
@@ -123,6 +125,14 @@ class Metrics:
     def run_ended(self, outcome: str) -> None:
         """Count the end of a run by its terminal state."""
         self._runs.add(1, outcome)
+
+    def ends_waiting(self, count: int) -> None:
+        """Say how many ends of runs wait for the store."""
+        self._ends_waiting.set(count)
+
+    def end_dropped(self) -> None:
+        """Count the end of a run that is given up: the store did not take it, and too many wait."""
+        self._ends_dropped.add(1)
 
     def listener_failed(self) -> None:
         """Count a listener of a run that raised."""

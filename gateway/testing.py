@@ -115,9 +115,17 @@ def memory_gateway(
     config = config or Config()
     if backends is None:
         backends = {"main": DemoBackend(DemoConfig(), clock)}
+    timeout_s, tables = config.limits.run_timeout_s, config.agents
     agents = {
-        agent_id: Agent(agent_id, agent_id, "test", backend, config.limits.run_timeout_s)
-        for agent_id, backend in backends.items()
+        name: Agent(
+            name,
+            name,
+            "test",
+            backend,
+            timeout_s,
+            tables.get(name, {}).get("on_restart") == "rerun",
+        )
+        for name, backend in backends.items()
     }
     default = next(iter(agents))
     keys = SessionKeyPolicy.from_config(list(agents), default_agent_id=default)

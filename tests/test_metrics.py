@@ -39,6 +39,8 @@ def test_everything_is_rendered() -> None:
     metrics.runs_active(5)
     metrics.run_ended("done")
     metrics.listener_failed()
+    metrics.ends_waiting(2)
+    metrics.end_dropped()
     metrics.store_state(failing=True)
     metrics.registry_swept("runs", 9, 1)
     metrics.registry_swept("runs", 8, 2)
@@ -58,6 +60,8 @@ def test_everything_is_rendered() -> None:
         "gateway_runs_active": 5,
         "gateway_runs_total{outcome=done}": 1,
         "gateway_listener_errors_total": 1,
+        "gateway_ends_waiting": 2,
+        "gateway_ends_dropped_total": 1,
         "gateway_store_failing": 1,
         "gateway_registry_size{registry=runs}": 8,
         "gateway_registry_swept_total{registry=runs}": 3,

@@ -54,8 +54,11 @@ class AcpConfig(AgentConfig, frozen=True):
 class AcpBackend(Service):
     """Runs turns in one supervised process, which serves all sessions of the agent.
 
-    ``command`` is what to run, ``models`` what it answers with.
+    ``command`` is what to run, ``models`` what it answers with. A turn can be run again: its process died
+    with the gateway, and the new one is told the transcript before it.
     """
+
+    reruns = True
 
     def __init__(
         self,

@@ -57,6 +57,8 @@ class DemoBackend(Service):
     A run has at most one pending call on the clock, and none once it is cancelled.
     """
 
+    reruns = True
+
     def __init__(self, config: DemoConfig, clock: IClock) -> None:
         self._delay = config.word_delay_ms / 1000
         self._clock = clock

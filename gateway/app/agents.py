@@ -21,6 +21,8 @@ class Agent:
     """The backend's name: demo, acp, llm ..."""
     backend: IAgentBackend
     timeout_s: float
+    reruns: bool = False
+    """Whether a run that a crash cut off is run again."""
 
     @property
     def model(self) -> ModelInfo:

@@ -1,5 +1,9 @@
 """What moves one run from its acceptance to its one end.
 
+A run that had to wait is noted in the store as running before its backend is called, so that after a crash
+nothing is run twice: what the store calls accepted has not been started. While the store does not take the
+note the run waits, as it was accepted and has to be kept; an abort or its time to live ends that.
+
 Every path ends in :meth:`Drive.finish`: the backend returned, raised before or after it started, hung
 until the timeout, was aborted, or gave what can't be encoded. The end is stored, then announced; the
 announcement waits for the store at most :data:`STORE_PATIENCE_S`, so that the end always arrives.
@@ -20,22 +24,27 @@ from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
 from gateway.app.deferreds import Link
+from gateway.app.ends import Ends
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
 from gateway.core.lanes import Lanes
-from gateway.core.run import Run, RunOutcome, RunOutput
-from gateway.errors import BackendError
+from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run, RunOutcome, RunOutput
+from gateway.errors import BackendError, VersionConflict
 from gateway.interfaces import IClock, IStore
-from gateway.model import Message, RunResult, RunState, TurnEnd, Usage
+from gateway.model import Message, RunRecord, RunResult, RunState, TurnEnd, Usage
 
 STORE_PATIENCE_S = 1.0
 """How long the end of a run waits for the store before it is announced."""
+
+NOTE_PAUSE_S = 1.0
+"""When the store is asked again to note that a run starts."""
 
 MAX_TOKENS = 2**53
 """The largest whole number that every reader of JSON knows exactly."""
 
 AGENT_FAILED = "the agent failed (see the gateway's log)"
+NOT_OURS = "the run was ended or taken by another process"
 UNENCODABLE = "the agent's result could not be encoded"
 
 # Of the module, not of the class: a Logger of the class would put each drive into its log events.
@@ -50,6 +59,7 @@ class Host(Protocol):
     sessions: Sessions
     lanes: Lanes
     log: RunLog
+    ends: Ends
     delta_interval_s: float
     end_delay_s: float
 
@@ -63,10 +73,31 @@ class Host(Protocol):
 class Drive:
     """One run, its backend, its timeout."""
 
-    def __init__(self, run: Run, host: Host) -> None:
+    def __init__(
+        self,
+        run: Run,
+        host: Host,
+        *,
+        noted: bool,
+        expires_at: float,
+        stored_epoch: str | None = None,
+        rerun: bool = False,
+    ) -> None:
+        """Make the drive of a run.
+
+        :param noted: whether the store has it as running, or will when it has it.
+        :param expires_at: until when it may start, on the clock that never goes back.
+        :param stored_epoch: what the store has as its epoch, where that is another than its own.
+        :param rerun: whether it had started before, and is not to be run a third time.
+        """
         self.run = run
         self.accepted = False
         """Whether the store has it; an abort before that waits for it."""
+        self.noted = noted
+        self._expires_at = expires_at
+        self._stored_epoch = stored_epoch or run.epoch
+        self._rerun = rerun
+        self._begun = False
         self._host = host
         self._accepted_at = self._began_at = host.clock.seconds()
         self._doomed: str | None = None
@@ -78,7 +109,7 @@ class Drive:
     @property
     def waiting(self) -> bool:
         """Whether it waits for its turn in the session."""
-        return self.accepted and self.run.state is RunState.ACCEPTED
+        return self.accepted and not self._begun and self.run.state is RunState.ACCEPTED
 
     @property
     def busy_ms(self) -> int:
@@ -98,6 +129,60 @@ class Drive:
             self.finish(RunState.ABORTED, stop_reason=stop_reason)
         elif self._doomed is None:
             self._doomed = stop_reason
+
+    def begin(self, agent: Agent | None) -> None:
+        """Its turn has come: start it, as soon as the store knows of that."""
+        self._begun = True
+        if self.noted:
+            self.launch(agent)
+        else:
+            self._note(agent)
+
+    def _note(self, agent: Agent | None) -> None:
+        run, host = self.run, self._host
+        if self._expire():
+            return
+        epochs = (self._stored_epoch, run.epoch)
+        values = {
+            "epoch": run.epoch,
+            "state": RunState.RUNNING,
+            "started_at_ms": host.clock.now_ms(),
+        }
+        if agent is None or not agent.reruns or self._rerun:
+            values["request_json"] = None  # this was the last time that it is run
+
+        def noted(current: RunRecord | None) -> RunRecord | None:
+            if current is None or current.epoch not in epochs:
+                return None
+            return msgspec.structs.replace(current, **values)
+
+        link = self._link = Link(lambda result: self._noted(result, agent))
+        maybeDeferred(host.store.update_run, run.run_id, noted).addBoth(link)
+
+    def _noted(self, result: RunRecord | Failure | None, agent: Agent | None) -> None:
+        """The store has noted that the run starts, or has not."""
+        self._link = None
+        run = self.run
+        if isinstance(result, Failure) and not result.check(VersionConflict):
+            _log.warn(
+                "run {run} waits for the store: {error}",
+                run=run.run_id,
+                error=result.getErrorMessage(),
+            )
+            self._timeout = self._host.clock.callLater(NOTE_PAUSE_S, self._note, agent)
+        elif isinstance(result, RunRecord) and result.epoch == run.epoch:
+            if not self._expire():
+                self.launch(agent)
+        else:
+            # Ended, gone, or taken by somebody else: whatever it is, this is not the one to run it.
+            self.finish(RunState.FAILED, stop_reason=INTERRUPTED, error=NOT_OURS)
+
+    def _expire(self) -> bool:
+        """End the run if its time to start is over."""
+        if self._host.clock.seconds() < self._expires_at:
+            return False
+        self.finish(RunState.FAILED, stop_reason=EXPIRED, error=EXPIRED_TEXT)
+        return True
 
     def launch(self, agent: Agent | None) -> None:
         """Give the run to its agent."""
@@ -219,6 +304,10 @@ class Drive:
         not_before = self._accepted_at + host.end_delay_s
 
         def stored(messages: tuple[Message, ...]) -> None:
+            host.ends.stored(run_id)
+            tell(messages)
+
+        def tell(messages: tuple[Message, ...]) -> None:
             if announce:
                 if patience is not None:
                     patience.cancel()
@@ -231,15 +320,20 @@ class Drive:
             else:
                 sessions.announce_answer(key, agent_id, messages)
 
-        def failed(failure: Failure) -> tuple[Message, ...]:
+        def failed(failure: Failure) -> None:
             _log.failure("run {run}: its end was not stored", failure=failure, run=run_id)
-            return ()
+            host.ends.keep(end)
+            tell(())
+
+        def give_up_waiting() -> None:
+            host.ends.hold(end)
+            announce(())
 
         storing: Deferred[Any] = maybeDeferred(host.store.finish_turn, end)
-        storing.addErrback(failed).addCallback(stored)
+        storing.addCallbacks(stored, failed)
         storing.addErrback(lambda failure: _log.failure("announcing an end", failure=failure))
         if not storing.called:
-            patience = host.clock.callLater(STORE_PATIENCE_S, announce, ())
+            patience = host.clock.callLater(STORE_PATIENCE_S, give_up_waiting)
 
     def _announce(
         self, outputs: list[RunOutput], outcome: RunOutcome, messages: tuple[Message, ...]

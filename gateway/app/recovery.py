@@ -1,73 +1,226 @@
-"""Runs that their process did not live to end: ended in its place."""
+"""Runs that an earlier process accepted and did not live to end: taken up again, or ended in its place.
+
+What the store says of such a run decides. One that waited for its turn is run now, as the same run, in its
+place of the session; its message is in the transcript already. One that had started ends as
+`interrupted`, or is run once more where its agent's table says so: its log begins anew under the
+epoch of this process. What waited too long ends as `expired`.
+
+A run is noted as running before its backend is called (see :mod:`gateway.app.drive`), and a run that
+is run again loses its stored request with that note. So nothing is ever run twice by accident, and no
+message can bring the gateway down again and again.
+
+Until all of them stand in their lanes new messages wait, so that the order of a session holds, and a
+request that is repeated meets the run that it began.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Protocol
+
 import msgspec
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from gateway.core.frames import encode
-from gateway.core.run import RunOutcome
-from gateway.errors import StoreError
-from gateway.interfaces import IStore
-from gateway.model import RunEvent, RunRecord, RunState, TurnEnd
+from gateway.app.agents import AgentDirectory
+from gateway.app.drive import Drive
+from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run, RunOutcome
+from gateway.errors import Unavailable
+from gateway.interfaces import IClock, IStore
+from gateway.model import EventSpan, RunRecord, RunRequest, RunState, decode_request
 
-EVENTS_PAGE = 1000
+INTERRUPTED_TEXT = "interrupted by a restart"
+
+AT_ONCE = 100
+"""Runs that are ended at once."""
+
+BREATH = 500
+"""Runs that are taken up before the reactor gets its turn."""
+
+END_PATIENCE_S = 5.0
 
 _log = Logger()
 
 
-def outcome_of(record: RunRecord) -> RunOutcome | None:
-    """Return the outcome of a stored run, or None if it is open."""
-    if not record.state.terminal:
-        return None
-    return RunOutcome(
+class Host(Protocol):
+    """What the recovery needs of the runs."""
+
+    clock: IClock
+    store: IStore
+    epoch: str
+
+    def adopt(self, run: Run, *, stored_epoch: str, age_s: float, rerun: bool) -> Drive | None:
+        """Take a stored run into its lane; None if it is known here."""
+
+    def go_on(self, session_key: str) -> None:
+        """Let the first run of a session go."""
+
+    def wait(self, run_id: str, timeout_s: float) -> Deferred[RunOutcome | None]:
+        """Return how a run ended."""
+
+
+class Ending:
+    """How a stored run is ended that will not be run: the state, a code, and words for people."""
+
+    __slots__ = ("drive", "error", "stop_reason")
+
+    def __init__(self, drive: Drive, stop_reason: str, error: str) -> None:
+        self.drive = drive
+        self.stop_reason = stop_reason
+        self.error = error
+
+
+class Recovery:
+    """The start-up's search for open runs. Asked again after a failure, it goes on where it was."""
+
+    def __init__(self, host: Host, agents: AgentDirectory, *, ttl_s: float) -> None:
+        self._host = host
+        self._agents = agents
+        self._ttl_s = ttl_s
+        self._looked = False
+        self._closed = False
+        """Whether new messages are kept out: from the first look on, until all runs have their place."""
+        self._looking = False
+        self._waiting: list[Deferred[None]] = []
+        self._endings: deque[Ending] = deque()
+
+    async def opened(self) -> None:
+        """Wait until new messages may come in. Raises Unavailable where the store was asked in vain."""
+        if not self._closed:
+            return
+        if not self._looking:
+            raise _starting()
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        await waiting
+
+    async def run(self) -> int:
+        """Take up or end every run that is open; return how many there were. Raises StoreError."""
+        found = await self._look()
+        while self._endings:
+            batch = [self._endings[at] for at in range(min(AT_ONCE, len(self._endings)))]
+            for each in batch:
+                each.drive.run.seq = await last_seq(self._host.store, each.drive.run.run_id)
+            await gatherResults([self._end(each) for each in batch])
+            for _ in batch:
+                self._endings.popleft()
+        return found
+
+    async def _look(self) -> int:
+        """Give every open run its place; then let in who waits."""
+        self._closed = self._looking = True
+        try:
+            records: tuple[RunRecord, ...] = await self._host.store.open_runs()
+            found = await self._take(deque(records))
+            self._closed = False
+        finally:
+            self._looking = False
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                if self._closed:
+                    each.errback(_starting())
+                else:
+                    each.callback(None)
+        return found
+
+    async def _take(self, records: deque[RunRecord]) -> int:
+        sessions: dict[str, None] = {}
+        found, ended = 0, len(self._endings)
+        while records:
+            record = records.popleft()
+            if record.epoch == self._host.epoch or not self._place(record):
+                continue
+            sessions[record.session_key] = None
+            found += 1
+            if found % BREATH == 0:
+                await deferLater(self._host.clock, 0, lambda: None)
+        ended = len(self._endings) - ended
+        if found:
+            _log.warn(
+                "{count} runs were open after a crash; ended={ended} run={taken}",
+                count=found,
+                ended=ended,
+                taken=found - ended,
+            )
+        for key in sessions:
+            self._host.go_on(key)
+        return found
+
+    def _place(self, record: RunRecord) -> bool:
+        """Put a run into its lane, to go or to be ended; return whether it was not known here."""
+        age_s = max(0, self._host.clock.now_ms() - record.accepted_at_ms) / 1000
+        request, why = self._request_of(record, age_s)
+        rerun = record.state is RunState.RUNNING
+        made = request or _request_without_content(record)
+        run = Run(
+            made,
+            epoch=self._host.epoch,
+            origin=record.origin,
+            actor=record.actor,
+            fingerprint=record.fingerprint,
+            accepted_at_ms=record.accepted_at_ms,
+        )
+        drive = self._host.adopt(run, stored_epoch=record.epoch, age_s=age_s, rerun=rerun)
+        if drive is None:
+            return False
+        if request is not None:
+            drive.accept()
+        else:
+            # It ends in the log that it has.
+            run.epoch, run.started_at_ms = record.epoch, record.started_at_ms
+            self._endings.append(Ending(drive, *why))
+        return True
+
+    def _request_of(
+        self, record: RunRecord, age_s: float
+    ) -> tuple[RunRequest | None, tuple[str, str]]:
+        """Return the request of a run that is to be run, else why not: a code, and words for people."""
+        started, agent = record.state is RunState.RUNNING, self._agents.get(record.agent_id)
+        interrupted = (INTERRUPTED, INTERRUPTED_TEXT)
+        if record.request_json is None:
+            return None, interrupted
+        if agent is None:
+            text = f'Agent "{record.agent_id}" no longer exists in configuration'
+            return None, (INTERRUPTED, text)
+        if started and not agent.reruns:
+            return None, interrupted
+        if age_s >= self._ttl_s:
+            return None, interrupted if started else (EXPIRED, EXPIRED_TEXT)
+        try:
+            request = decode_request(record.request_json)
+        except msgspec.DecodeError as error:
+            _log.error("run {run}: its request: {error}", run=record.run_id, error=error)
+            return None, interrupted
+        same = _request_without_content(record)
+        names = ("run_id", "session_key", "session_id", "agent_id")
+        kept = {name: getattr(same, name) for name in names}
+        return msgspec.structs.replace(request, **kept), interrupted
+
+    def _end(self, ending: Ending) -> Deferred[RunOutcome | None]:
+        """End one run, unless it was aborted meanwhile; fires when that was announced."""
+        drive = ending.drive
+        done = self._host.wait(drive.run.run_id, END_PATIENCE_S)
+        drive.accept()
+        drive.finish(RunState.FAILED, stop_reason=ending.stop_reason, error=ending.error)
+        return done
+
+
+async def last_seq(store: IStore, run_id: str) -> int:
+    """Return where the stored log of a run ends. Raises StoreError."""
+    span: EventSpan | None = await store.event_span(run_id)
+    return 0 if span is None else span.last_seq
+
+
+def _request_without_content(record: RunRecord) -> RunRequest:
+    return RunRequest(
         run_id=record.run_id,
         session_key=record.session_key,
         session_id=record.session_id,
-        state=record.state,
-        started_at_ms=record.started_at_ms,
-        ended_at_ms=record.ended_at_ms or record.accepted_at_ms,
-        stop_reason=record.stop_reason,
-        error=record.error,
+        agent_id=record.agent_id,
+        text="",
     )
 
 
-async def recover(store: IStore, now_ms: int, *, own_epoch: str) -> int:
-    """End the runs that a crash left open; return how many there were.
-
-    Those of ``own_epoch`` go on: a client may have started one by now. One that can't be ended is
-    logged and left for the next start. Raises StoreError.
-    """
-    records: tuple[RunRecord, ...] = await store.open_runs()
-    crashed = [record for record in records if record.epoch != own_epoch]
-    for record in crashed:
-        try:
-            await interrupt(store, record, now_ms)
-        except StoreError:
-            _log.failure("run {run} is open after a crash", run=record.run_id)
-    if crashed:
-        _log.warn("{count} runs were open after a crash; ended", count=len(crashed))
-    return len(crashed)
-
-
-async def interrupt(store: IStore, record: RunRecord, now_ms: int) -> RunOutcome:
-    """End an open run that nobody drives: its log gets its end; return the outcome. Raises StoreError."""
-    seq = 0
-    while events := await store.list_events(record.run_id, after_seq=seq, limit=EVENTS_PAGE):
-        seq = events[-1].seq
-    error = "interrupted by a restart"
-    end = RunEvent(
-        run_id=record.run_id,
-        epoch=record.epoch,
-        seq=seq + 1,
-        stream="lifecycle",
-        data=encode({"phase": "error", "error": error, "endedAt": now_ms}),
-        ts_ms=now_ms,
-    )
-    ended = msgspec.structs.replace(
-        record, state=RunState.FAILED, ended_at_ms=now_ms, error=error, last_seq=seq + 1
-    )
-    await store.finish_turn(TurnEnd(run=ended, events=(end,), system_sent=False))
-    outcome = outcome_of(ended)
-    assert outcome is not None
-    return outcome
+def _starting() -> Unavailable:
+    return Unavailable("the gateway is starting; try again", retryable=True, retry_after_ms=1000)

@@ -1,34 +1,34 @@
 """Runs: accepted once, driven one at a time per session, waited for.
 
-A run is accepted when the store holds it and its message; only then is the request answered. The same
-idempotency key gives the same run, while it goes, after it ended and after a restart. What happens
-between acceptance and end is in :mod:`gateway.app.drive`.
+How a run begins is in :mod:`gateway.app.acceptance`, what happens between acceptance and end in
+:mod:`gateway.app.drive`, what becomes of runs that outlive their process in :mod:`gateway.app.recovery`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.logger import Logger
 
+from gateway.app.acceptance import Acceptance
 from gateway.app.agents import AgentDirectory
 from gateway.app.deferreds import shielded
 from gateway.app.drive import STORE_PATIENCE_S, Drive
-from gateway.app.recovery import interrupt, outcome_of, recover
+from gateway.app.ends import Ends, outcome_of
+from gateway.app.recovery import Recovery
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.turn import Started, Turn
 from gateway.config import LimitsConfig
-from gateway.core.idempotency import Answer, IdempotencyWindow
-from gateway.core.lanes import LaneFull, Lanes
-from gateway.core.registry import RegistryFull
+from gateway.core.idempotency import IdempotencyWindow
+from gateway.core.lanes import Lanes
 from gateway.core.run import Run, RunOutcome, RunOutput, Waiter
-from gateway.errors import InvalidRequest, StoreError, Unavailable, VersionConflict
+from gateway.errors import StoreError, Unavailable
 from gateway.interfaces import IClock, IEntropy, IStore, RunListener
 from gateway.metrics import Metrics
-from gateway.model import Message, RunRecord, RunState
+from gateway.model import Message, RunRecord
 
 END_DELAY_S = 0.1
 """The end of a run is not announced sooner than this after it was accepted: the newer terminal UI waits
@@ -63,7 +63,7 @@ class Runs:
         self.sessions = sessions
         self.delta_interval_s = limits.delta_interval_ms / 1000
         self.end_delay_s = END_DELAY_S
-        self._metrics = metrics
+        self.metrics = metrics
         self.epoch = entropy.uuid4()
         """Distinguishes the logs of this process from those of another."""
         self.lanes = Lanes(limits.lane_depth)
@@ -71,6 +71,10 @@ class Runs:
             maximum=limits.idempotency_max, ttl_s=limits.idempotency_ttl_s
         )
         self.log = RunLog(store, clock)
+        self.ends = Ends(store=store, clock=clock, sessions=sessions, metrics=metrics)
+        self.queued_ttl_s = limits.queued_ttl_s
+        self._acceptance = Acceptance(self, agents)
+        self.recovery = Recovery(self, agents, ttl_s=limits.queued_ttl_s)
         self._drives: dict[str, Drive] = {}
         self._listeners: list[RunListener] = [self.log]
         self._awaited: dict[str, list[Waiter]] = {}
@@ -78,6 +82,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self._drives)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no more runs are taken."""
+        return self._stopping
 
     def add_listener(self, listener: RunListener) -> None:
         """Call ``listener`` with every output of every run, in order."""
@@ -89,8 +98,12 @@ class Runs:
 
     def get(self, run_id: str) -> Run | None:
         """Return a run that is not over."""
-        drive = self._drives.get(run_id)
+        drive = self.drive(run_id)
         return None if drive is None else drive.run
+
+    def drive(self, run_id: str) -> Drive | None:
+        """Return what moves a run that is not over."""
+        return self._drives.get(run_id)
 
     def going_in(self, session_key: str) -> list[Run]:
         """Return the runs of a session, the one that goes first."""
@@ -106,10 +119,10 @@ class Runs:
         InvalidRequest where the key was used for other content, and Unavailable where too many runs
         wait, the store did not take it or the gateway stops; the key is then free again.
         """
-        work = Deferred.fromCoroutine(self._start(turn))
+        work = Deferred.fromCoroutine(self._acceptance.start(turn))
         started = shielded(work)
         # Only now: whoever asked is answered before the first event of the run.
-        work.addCallback(lambda _: self._go(turn.request.session_key))
+        work.addCallback(lambda _: self.go_on(turn.request.session_key))
         return started
 
     def abort(self, run_id: str, stop_reason: str) -> bool:
@@ -130,7 +143,7 @@ class Runs:
 
         A store that does not answer costs at most a second more. Raises Unavailable.
         """
-        if run_id not in self.window.claims:
+        if run_id not in self.window.claims and run_id not in self.ends:
             reading: Deferred[RunRecord | None] = self.store.get_run(run_id)
             try:
                 record = await reading.addTimeout(STORE_PATIENCE_S, self.clock)
@@ -146,8 +159,9 @@ class Runs:
         """Return how a run ended, as soon as it has; None after ``timeout_s``. Raises Unavailable."""
         done: Deferred[RunOutcome | None] = Deferred()
         claim = self.window.claims.get(run_id)
-        if claim is not None and claim.outcome is not None:
-            done.callback(claim.outcome)
+        ended = self.ends.outcome(run_id) if claim is None else claim.outcome
+        if ended is not None:
+            done.callback(ended)
             return done
         waiters = self._waiters_of(run_id)
 
@@ -171,8 +185,8 @@ class Runs:
     # -- start and stop
 
     async def recover(self) -> int:
-        """End the runs that a crash left open; return how many there were. Raises StoreError."""
-        return await recover(self.store, self.clock.now_ms(), own_epoch=self.epoch)
+        """Take up or end the runs that a crash left open; return how many there were. Raises StoreError."""
+        return await self.recovery.run()
 
     async def stop(self) -> None:
         """Take no more runs, end every one, and wait until the ends are stored."""
@@ -182,6 +196,25 @@ class Runs:
         await gatherResults([self.wait(run_id, STOP_PATIENCE_S) for run_id in self._drives])
         for run_id in self._drives:
             self._log.error("run {run} did not end", run=run_id)
+        await self.ends.stop()
+
+    # -- for the recovery
+
+    def adopt(self, run: Run, *, stored_epoch: str, age_s: float, rerun: bool) -> Drive | None:
+        """Take a run of an earlier process into its lane, however full that is; None if it is known.
+
+        :param stored_epoch: the epoch that the store has of it.
+        :param age_s: how long ago it was accepted.
+        :param rerun: whether it had started before.
+        """
+        run_id, claims = run.run_id, self.window.claims
+        if run_id in claims or run_id in self.ends:
+            return None
+        self.window.adopt(run_id, run.fingerprint, run_id, self.clock.seconds())
+        self.lanes.enter(run.session_key, run_id, anyway=True)
+        expires_at = self.clock.seconds() + self.queued_ttl_s - age_s
+        how: Any = {"stored_epoch": stored_epoch, "rerun": rerun}
+        return self.take_in(Drive(run, self, noted=False, expires_at=expires_at, **how))
 
     # -- for the drives
 
@@ -191,188 +224,51 @@ class Runs:
             try:
                 listener(output)
             except Exception:
-                self._metrics.listener_failed()
+                self.metrics.listener_failed()
                 self._log.failure("a listener failed on run {run}", run=output.run.run_id)
 
     def ended(self, run: Run, outcome: RunOutcome, messages: tuple[Message, ...]) -> None:
         """The end of a run was announced: settle what hangs on it, and let go of it."""
-        self._metrics.run_ended(outcome.state.value)
+        self.metrics.run_ended(outcome.state.value)
         self.window.settle(run.run_id, outcome, self.clock.seconds())
-        self._leave(run)
-        self._announce(self.sessions.ended, run, outcome, messages)
-        self._tell(run.waiters, outcome)
-        self._go(run.session_key)
+        self.leave(run)
+        self.announce(self.sessions.ended, run, outcome, messages)
+        self.tell(run.waiters, outcome)
+        self.go_on(run.session_key)
 
     # -- inside
 
-    async def _start(self, turn: Turn) -> Started:
-        run_id = turn.request.run_id
-        now_ms = self.clock.now_ms()
-        if self._stopping:
-            raise _busy("the gateway is stopping")
-        try:
-            # What goes has its key in the window, so the window bounds the runs as well.
-            answer, claim = self.window.claim(
-                run_id, turn.fingerprint, run_id, self.clock.seconds()
-            )
-        except RegistryFull as error:
-            raise _busy("too many runs") from error
-        if answer is Answer.CONFLICT:
-            raise _conflict()
-        if answer is Answer.SAME:
-            run = self.get(run_id)
-            accepted_at_ms = now_ms if run is None else run.accepted_at_ms
-            return Started(run_id, False, accepted_at_ms=accepted_at_ms, outcome=claim.outcome)
-        try:
-            if turn.prepare is not None:
-                await self._prepare(turn, turn.prepare)
-            run = self._enter(turn, now_ms)
-        except Exception:
-            self.window.release(run_id)
-            raise
-        return await self._accept(run, turn)
-
-    async def _prepare(self, turn: Turn, prepare: Callable[[], Awaitable[None]]) -> None:
-        """Do what comes before a run, unless there was a run; repeats of the request wait meanwhile."""
-        request = turn.request
-        try:
-            if await self.store.get_run(request.run_id) is None:
-                await prepare()
-        except Exception as error:
-            outcome = RunOutcome(
-                run_id=request.run_id,
-                session_key=request.session_key,
-                session_id=request.session_id,
-                state=RunState.FAILED,
-                started_at_ms=None,
-                ended_at_ms=self.clock.now_ms(),
-                error=str(error),
-            )
-            self._tell(self._awaited.get(request.run_id, ()), outcome)
-            raise
-
-    def _enter(self, turn: Turn, now_ms: int) -> Run:
-        """Make the run and put it in its session's lane. Raises Unavailable."""
-        request = turn.request
-        try:
-            self.lanes.enter(request.session_key, request.run_id)
-        except LaneFull as error:
-            raise self._lane_full(request.session_key) from error
-        run = Run(
-            request,
-            epoch=self.epoch,
-            origin=turn.origin,
-            actor=turn.actor,
-            fingerprint=turn.fingerprint,
-            accepted_at_ms=now_ms,
-            conn_id=turn.conn_id,
-            tool_recipient=turn.wants_tools,
-        )
+    def take_in(self, drive: Drive) -> Drive:
+        """Know a run that is in its lane."""
+        run = drive.run
         run.waiters = self._awaited.pop(run.run_id, [])
-        self._drives[run.run_id] = Drive(run, self)
-        self._metrics.runs_active(len(self._drives))
-        return run
+        self._drives[run.run_id] = drive
+        self.metrics.runs_active(len(self._drives))
+        return drive
 
-    async def _accept(self, run: Run, turn: Turn) -> Started:
-        """Store the run and its message; then it may go."""
-        try:
-            session, message = await self.store.accept_turn(
-                run.record(), self.sessions.opening(turn.request), turn.message
-            )
-        except VersionConflict:
-            return await self._known(run, turn)
-        except StoreError as error:
-            self._log.failure("run {run} was not stored", run=run.run_id)
-            self._end_unstored(run, f"the session could not be opened: {error}")
-            raise _not_stored() from error
-        except Exception:
-            self._end_unstored(run, "the session could not be opened")
-            raise
-        run.session_id = session.session_id
-        self._announce(self.sessions.accepted, session, message, run)
-        self._drives[run.run_id].accept()
-        return Started(
-            run.run_id,
-            fresh=True,
-            message_seq=message.seq if message else None,
-            accepted_at_ms=run.accepted_at_ms,
-        )
-
-    async def _known(self, run: Run, turn: Turn) -> Started:
-        """Answer for a run that the store knows from before: a repeat after a restart, or a conflict.
-
-        ``run`` never was; who waits for its id is told how the stored one ended.
-        """
-        run_id = run.run_id
-        try:
-            record: RunRecord | None = await self.store.get_run(run_id)
-            if record is None:
-                raise StoreError("it is gone again")
-            outcome = outcome_of(record)
-            if outcome is None:
-                # Nobody here drives it: its end was not stored.
-                outcome = await interrupt(self.store, record, self.clock.now_ms())
-        except StoreError as error:
-            self._log.failure("run {run} was not looked up", run=run_id)
-            failed = run.finish(RunState.FAILED, self.clock.now_ms(), error=str(error))
-            self._drop(run, failed[-1].outcome)
-            raise _not_stored() from error
-        self._drop(run, outcome)
-        now = self.clock.seconds()
-        self.window.claim(run_id, record.fingerprint, run_id, now)
-        self.window.settle(run_id, outcome, now)
-        if record.fingerprint != turn.fingerprint:
-            raise _conflict()
-        return Started(run_id, False, accepted_at_ms=record.accepted_at_ms, outcome=outcome)
-
-    def _end_unstored(self, run: Run, error: str) -> None:
-        """End a run that never reached the store, so that who watched it sees an end."""
-        outputs = run.finish(RunState.FAILED, self.clock.now_ms(), error=error)
-        for output in outputs:
-            self.dispatch(output)
-        self._metrics.run_ended(RunState.FAILED.value)
-        self._drop(run, outputs[-1].outcome)
-
-    def _lane_full(self, session_key: str) -> Unavailable:
-        """Return the refusal of a session where too many runs wait: it names the one that goes."""
-        first, *waiting = self.lanes.runs(session_key)
-        drive = self._drives[first]
-        error = _busy("too many messages wait in this session")
-        error.details = {
-            "reason": "session-busy",
-            "runId": first,
-            "since": drive.run.started_at_ms or drive.run.accepted_at_ms,
-            "busyMs": drive.busy_ms,
-            "waiting": len(waiting),
-        }
-        return error
-
-    def _drop(self, run: Run, outcome: RunOutcome | None) -> None:
-        """Let go of a run that was never accepted; its key is free again."""
-        assert outcome is not None
-        self.window.release(run.run_id)
-        self._leave(run)
-        self._tell(run.waiters, outcome)
-        self._go(run.session_key)
-
-    def _leave(self, run: Run) -> None:
+    def leave(self, run: Run) -> None:
+        """Let go of a run."""
         del self._drives[run.run_id]
-        self._metrics.runs_active(len(self._drives))
+        self.metrics.runs_active(len(self._drives))
         self.lanes.leave(run.session_key, run.run_id)
 
-    def _go(self, session_key: str) -> None:
+    def go_on(self, session_key: str) -> None:
         """Let the first run of a session go, if it waits for nothing but its turn."""
         first = self.lanes.runs(session_key)[:1]
         drive = self._drives[first[0]] if first else None
         if drive is not None and drive.waiting and not self._stopping:
-            drive.launch(self._agents.get(drive.run.request.agent_id))
+            drive.begin(self._agents.get(drive.run.request.agent_id))
 
-    def _tell(self, waiters: Sequence[Waiter], outcome: RunOutcome) -> None:
+    def tell(self, waiters: Sequence[Waiter], outcome: RunOutcome) -> None:
         """Tell those who wait for a run. They are Deferreds: they raise nothing, and leave the list."""
         for waiter in tuple(waiters):
             waiter(outcome)
 
-    def _announce(self, announce: Callable[..., None], *args: Any) -> None:
+    def tell_awaited(self, run_id: str, outcome: RunOutcome) -> None:
+        """Tell those who wait for a run that never came to be."""
+        self.tell(self._awaited.get(run_id, ()), outcome)
+
+    def announce(self, announce: Callable[..., None], *args: Any) -> None:
         """Tell those who follow sessions; what goes wrong with that must not touch the run."""
         try:
             announce(*args)
@@ -386,18 +282,3 @@ class Runs:
         if run_id not in self._awaited and len(self._awaited) >= MAX_AWAITED:
             raise Unavailable("too many runs are waited for", retryable=True)
         return self._awaited.setdefault(run_id, [])
-
-
-def _conflict() -> InvalidRequest:
-    return InvalidRequest(
-        "idempotency key was used for another request",
-        details={"reason": "chat-request-conflict"},
-    )
-
-
-def _not_stored() -> Unavailable:
-    return Unavailable("the run could not be stored; try again", retryable=True)
-
-
-def _busy(text: str) -> Unavailable:
-    return Unavailable(text, retryable=True, retry_after_ms=1000)

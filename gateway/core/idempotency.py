@@ -50,6 +50,10 @@ class IdempotencyWindow:
         self.claims.put(key, claim, now)
         return Answer.NEW, claim
 
+    def adopt(self, key: str, fingerprint: str, run_id: str, now: float) -> None:
+        """Hold the key of a run that was accepted by an earlier process, however many keys are held."""
+        self.claims.put_anyway(key, Claim(fingerprint, run_id), now)
+
     def settle(self, key: str, outcome: RunOutcome, now: float) -> None:
         """The key's run ended: its time to live starts now."""
         claim = self.claims.get(key)

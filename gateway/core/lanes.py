@@ -28,13 +28,16 @@ class Lanes:
         """Return the runs of a session, the one that goes first."""
         return tuple(self._lanes.get(key, ()))
 
-    def enter(self, key: str, run_id: str) -> bool:
-        """Put a run in its lane; return whether it may go at once. Raises LaneFull."""
+    def enter(self, key: str, run_id: str, *, anyway: bool = False) -> bool:
+        """Put a run in its lane; return whether it may go at once.
+
+        Raises LaneFull, but not for a run that was accepted before (``anyway``).
+        """
         lane = self._lanes.get(key)
         if lane is None:
             self._lanes[key] = deque((run_id,))
             return True
-        if len(lane) > self.depth:
+        if len(lane) > self.depth and not anyway:
             raise LaneFull(key)
         lane.append(run_id)
         return False

@@ -77,6 +77,14 @@ class Registry(Generic[V]):
                 del self._entries[victim]
         self._entries[key] = (now, value)
 
+    def put_anyway(self, key: str, value: V, now: float) -> None:
+        """Add or replace an entry as the newest, beyond the maximum if need be.
+
+        For what is in use already; the next sweep removes others in its place.
+        """
+        self._entries.pop(key, None)
+        self._entries[key] = (now, value)
+
     def touch(self, key: str, now: float) -> None:
         """Start the entry's time to live anew and make it the newest."""
         entry = self._entries.pop(key, None)

@@ -32,6 +32,12 @@ from gateway.model import Position, RunEvent, RunRecord, RunRequest, RunState, U
 
 Waiter = Callable[["RunOutcome"], None]
 
+INTERRUPTED: Final = "interrupted"
+"""Stop reason of a failed run that a crash cut off."""
+EXPIRED: Final = "expired"
+"""Stop reason of a failed run that waited too long for its turn, and never started."""
+EXPIRED_TEXT: Final = "it waited for its turn longer than it may, and was not started"
+
 MAX_DETAIL_CHARS: Final = 300
 _DETAIL_TEXTS: Final = (
     "provider",
@@ -364,4 +370,15 @@ def _kind(kind: str) -> BackendErrorKind:
         return BackendErrorKind.UNKNOWN
 
 
-__all__ = ["EncodeFailed", "Run", "RunOutcome", "RunOutput", "Waiter", "clean_detail", "valid_text"]
+__all__ = [
+    "EXPIRED",
+    "EXPIRED_TEXT",
+    "INTERRUPTED",
+    "EncodeFailed",
+    "Run",
+    "RunOutcome",
+    "RunOutput",
+    "Waiter",
+    "clean_detail",
+    "valid_text",
+]

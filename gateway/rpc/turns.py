@@ -322,6 +322,8 @@ def _aborted(run_ids: list[str]) -> dict[str, Any]:
 
 def _failed(outcome: RunOutcome) -> Unavailable:
     summary = outcome.error or "failed"
-    error = Unavailable(summary)
+    # The code of an end that the gateway made: interrupted, expired.
+    details = {"reason": outcome.stop_reason} if outcome.stop_reason is not None else None
+    error = Unavailable(summary, details=details)
     error.payload = {"runId": outcome.run_id, "status": "error", "summary": summary}
     return error

@@ -36,6 +36,14 @@ class BriefStore:
         session = self.sessions[run.session_key] = change(self.sessions.get(run.session_key))
         return succeed((session, message and replace(message, seq=1)))
 
+    def update_run(
+        self, run_id: str, change: Callable[[RunRecord | None], RunRecord | None]
+    ) -> Deferred[RunRecord | None]:
+        wanted = change(self.runs.get(run_id))
+        assert wanted is not None
+        self.runs[run_id] = wanted
+        return succeed(wanted)
+
     def append_events(self, events: Sequence[RunEvent]) -> Deferred[None]:
         self.events += len(events)
         return succeed(None)

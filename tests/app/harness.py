@@ -239,6 +239,8 @@ class Live:
 class ScriptedBackend(Service):
     """Runs wait in ``live`` for the test to go on; ``script`` decides otherwise what start() does."""
 
+    reruns = True
+
     def __init__(self, script: Callable[[Live], Any] | None = None) -> None:
         self.models = (ModelInfo(id="echo-1", name="Echo", provider="fake", context_window=1000),)
         self.script = script
@@ -264,6 +266,7 @@ class Gate:
         *,
         others: Iterable[str] = (),
         limits: Mapping[str, Any] | None = None,
+        on_restart: str = "interrupt",
         store: Any = None,
         clock: FakeClock | None = None,
         seed: str = "first",
@@ -272,7 +275,8 @@ class Gate:
         self.clock = clock or FakeClock()
         self.backend = ScriptedBackend(script)
         backends = {"main": self.backend, **{name: ScriptedBackend() for name in others}}
-        config = Config(limits=LimitsConfig(**(limits or {})))
+        agents = {"main": {"backend": "scripted", "on_restart": on_restart}}
+        config = Config(limits=LimitsConfig(**(limits or {})), agents=agents)
         if store is None:
             store = FaultyStore(memory_store(self.clock))
         self.store = store
@@ -291,7 +295,12 @@ class Gate:
         self._clients = 0
 
     def restarted(self, **how: Any) -> Gate:
-        """Return another gateway over the same store and clock, as after a restart."""
+        """Return another gateway over the same store and clock, as after a restart.
+
+        Of runs that go on the events that were not written yet are lost, as with a crash.
+        """
+        for run_id in self.runs._drives:
+            self.runs.log.take(run_id)
         return Gate(store=self.store, clock=self.clock, seed=self.seed + ", again", **how)
 
     def record(self) -> list[RunOutput]:

@@ -97,9 +97,13 @@ def test_recovery(gate: Gate) -> None:
         count = result_of(Deferred.fromCoroutine(again.runs.recover()))
 
     assert count == 1
-    assert lines.texts == ["1 runs were open after a crash; ended"]
+    assert lines.texts == [
+        "1 runs were open after a crash; ended=1 run=0",
+        "run ended run=r1 session=agent:main:main agent=main state=failed",
+    ]
     record = result_of(again.store.get_run("r1"))
     assert (record.state, record.error) == (RunState.FAILED, "interrupted by a restart")
+    assert record.stop_reason == "interrupted"
     events = result_of(again.store.list_events("r1", after_seq=0, limit=10))
     assert [event.seq for event in events] == [1, 2, 3]
     assert json.loads(events[-1].data)["phase"] == "error"

@@ -1,0 +1,213 @@
+"""Ends of runs that the store did not take: kept, and stored as soon as it works again.
+
+Clients have seen these ends already, so they stand; what is missing is the record, the answer in the
+transcript and the end of the log. They are kept in order, boundedly many; the oldest is given up first.
+Who asks how such a run ended is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from gateway.app.sessions import Sessions
+from gateway.core.run import RunOutcome
+from gateway.core.transcript import text_of
+from gateway.errors import StoreError, VersionConflict
+from gateway.interfaces import IClock, IStore
+from gateway.metrics import Metrics
+from gateway.model import Message, RunRecord, TurnEnd
+
+MAX_ENDS = 1_000
+MAX_BYTES = 64 * 1024 * 1024
+EVENT_OVERHEAD = 200
+"""Bytes that a kept record takes beside its data, about."""
+
+PAUSES_S = (0.25, 0.5, 1.0, 2.0, 5.0)
+"""How long after a failure they are tried again; the last pause stays."""
+
+RECENT = 50
+"""Messages among which an answer is looked for that had been stored although the store said no."""
+
+
+@dataclass(slots=True)
+class _End:
+    end: TurnEnd
+    size: int
+    asked: bool
+    """Whether the store was asked and has not answered: it must not be asked twice."""
+
+
+class Ends:
+    """The ends that wait for the store."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        store: IStore,
+        clock: IClock,
+        sessions: Sessions,
+        metrics: Metrics,
+        maximum: int = MAX_ENDS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._sessions = sessions
+        self._metrics = metrics
+        self._maximum = maximum
+        self._max_bytes = max_bytes
+        self._ends: dict[str, _End] = {}
+        self._bytes = 0
+        self._failures = 0
+        self._call: IDelayedCall | None = None
+        self._passing: Deferred[None] | None = None
+        self.dropped = 0
+        """How many were given up."""
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._ends
+
+    def outcome(self, run_id: str) -> RunOutcome | None:
+        """Return how a run ended whose end waits here."""
+        kept = self._ends.get(run_id)
+        return None if kept is None else outcome_of(kept.end.run)
+
+    def hold(self, end: TurnEnd) -> None:
+        """Know of an end for which the store was asked and has not answered in time."""
+        self._put(end, asked=True)
+
+    def keep(self, end: TurnEnd) -> None:
+        """Keep an end that the store did not take, and try again after a pause."""
+        self._put(end, asked=False)
+        self._schedule()
+
+    def stored(self, run_id: str) -> None:
+        """The store has taken the end after all."""
+        kept = self._ends.pop(run_id, None)
+        if kept is not None:
+            self._bytes -= kept.size
+            self._metrics.ends_waiting(len(self._ends))
+
+    async def stop(self) -> None:
+        """Try once more; what the store does not take now is logged and lost with the process."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        if self._passing is not None:
+            await self._passing
+        await self._pass()
+        for run_id in self._ends:
+            self._log.error("run {run}: its end was not stored before the stop", run=run_id)
+
+    def _put(self, end: TurnEnd, *, asked: bool) -> None:
+        run_id = end.run.run_id
+        self.stored(run_id)
+        size = _size_of(end)
+        self._ends[run_id] = _End(end, size, asked)
+        self._bytes += size
+        while len(self._ends) > self._maximum or self._bytes > self._max_bytes:
+            oldest = next(iter(self._ends))
+            self._log.error("run {run}: its end is given up, too many wait", run=oldest)
+            self._give_up(oldest)
+        self._metrics.ends_waiting(len(self._ends))
+
+    def _give_up(self, run_id: str) -> None:
+        self.stored(run_id)
+        self.dropped += 1
+        self._metrics.end_dropped()
+
+    def _schedule(self) -> None:
+        if self._call is None and self._passing is None:
+            pause = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
+            self._call = self._clock.callLater(pause, self._begin)
+
+    def _begin(self) -> None:
+        self._call = None
+        passing: Deferred[None] = Deferred()
+        self._passing = passing
+        work = Deferred.fromCoroutine(self._pass())
+        work.addErrback(lambda failure: self._log.failure("storing ends of runs", failure=failure))
+        work.addCallback(lambda _: self._passed(passing))
+
+    def _passed(self, passing: Deferred[None]) -> None:
+        self._passing = None
+        passing.callback(None)
+        if any(not kept.asked for kept in self._ends.values()):
+            self._schedule()
+
+    async def _pass(self) -> None:
+        """Give every end to the store, the oldest first, until it does not work."""
+        for run_id in list(self._ends):
+            kept = self._ends.get(run_id)
+            if kept is None or kept.asked:
+                continue
+            if await self._try(kept.end):
+                self._failures = 0
+            elif self._store.failing:
+                break
+        else:
+            return
+        self._failures += 1
+
+    async def _try(self, end: TurnEnd) -> bool:
+        """Store an end and tell those who follow the session; return whether it is done with."""
+        run = end.run
+        messages: tuple[Message, ...] = ()
+        try:
+            messages = await self._store.finish_turn(end)
+        except VersionConflict:
+            # An earlier attempt was stored although it was said to have failed.
+            messages = await self._answer_of(end)
+        except StoreError as error:
+            self._log.warn("run {run}: {error}", run=run.run_id, error=error)
+            return False
+        except Exception:
+            self._log.failure("run {run}: its end can't be stored", run=run.run_id)
+            self._give_up(run.run_id)
+            return True
+        self.stored(run.run_id)
+        self._log.info("run {run}: its end is stored now", run=run.run_id)
+        self._sessions.announce_answer(run.session_key, run.agent_id, messages)
+        return True
+
+    async def _answer_of(self, end: TurnEnd) -> tuple[Message, ...]:
+        """Return the messages of an end as the transcript has them, as far as they can be had."""
+        wanted = {message.message_id for message in end.messages}
+        try:
+            recent: tuple[Message, ...] = await self._store.list_messages(
+                end.run.session_id, limit=RECENT
+            )
+        except StoreError:
+            return ()
+        return tuple(message for message in recent if message.message_id in wanted)
+
+
+def outcome_of(record: RunRecord) -> RunOutcome | None:
+    """Return the outcome of a stored run, or None if it is open."""
+    if not record.state.terminal:
+        return None
+    return RunOutcome(
+        run_id=record.run_id,
+        session_key=record.session_key,
+        session_id=record.session_id,
+        state=record.state,
+        started_at_ms=record.started_at_ms,
+        ended_at_ms=record.ended_at_ms or record.accepted_at_ms,
+        stop_reason=record.stop_reason,
+        error=record.error,
+    )
+
+
+def _size_of(end: TurnEnd) -> int:
+    """Return what an end takes of the memory, about."""
+    events = sum(len(event.data) + EVENT_OVERHEAD for event in end.events)
+    return events + sum(len(text_of(each.content)) + EVENT_OVERHEAD for each in end.messages)

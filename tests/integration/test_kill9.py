@@ -1,0 +1,41 @@
+"""A gateway that is killed at random moments keeps what it promised; the long version is bench/kill9.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.daemon import ROOT
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+POINTS = 10
+SEEDS = (11, 12)
+
+
+def test_kill_at_random_moments() -> None:
+    """In 20 kills -9 under load no accepted message is lost or run twice, and every run has one end."""
+    options = ["--points", str(POINTS), "--messages", "8", "--within", "0.15"]
+    going = [
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.kill9", *options, "--seed", str(seed)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for seed in SEEDS
+    ]
+    outputs = [each.communicate()[0] for each in going]
+
+    for process, output in zip(going, outputs, strict=True):
+        assert process.returncode == 0, output
+        figures = json.loads(output.splitlines()[0])
+        assert figures["violations"] == 0
+        assert figures["messages"] == POINTS * 8
+        assert figures["open_when_killed"] > 0
