@@ -8,12 +8,14 @@ the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from gateway.app.stopping import stop_runs
 from gateway.core.events import Event
 from gateway.errors import CloseCause, CloseCode
 from gateway.net.listen import Listener
@@ -48,7 +50,9 @@ class Drain:
         for beat in self._wiring.beats:
             await self._step(str(beat.name), ends_at, beat.stopService)
         services.hub.broadcast(Event("shutdown", {"reason": "gateway stopping"}))
-        ending = Deferred.fromCoroutine(self._step("runs", graceful_until, services.runs.stop))
+        ending = Deferred.fromCoroutine(
+            self._step("runs", graceful_until, partial(stop_runs, services.runs))
+        )
         # The runs are aborted by now: what a stubborn agent takes must not add to what the store takes.
         stops = [
             self._step(f"agent {agent.agent_id}", ends_at, agent.backend.stopService)

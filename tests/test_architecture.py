@@ -45,6 +45,7 @@ TESTED_ELSEWHERE = {
     "agents/workers/llm.py": "tests/agents/test_llm_worker.py",
     "agents/workers/llm_errors.py": "tests/agents/test_llm_errors.py",
     "app/recovery.py": "tests/app/test_runs.py",
+    "app/stopping.py": "tests/app/test_run_stop.py",
     "backends.py": "tests/integration/test_daemon_refusals.py",
     "cli/checks.py": "tests/cli/test_local.py",
     "cli/common.py": "tests/cli/test_cli_session.py",
