@@ -49,6 +49,7 @@ TESTED_ELSEWHERE = {
     "backends.py": "tests/integration/test_daemon_refusals.py",
     "cli/checks.py": "tests/cli/test_local.py",
     "cli/common.py": "tests/cli/test_cli_session.py",
+    "cli/maintenance.py": "tests/cli/test_maintenance_commands.py",
     "client/actions.py": "tests/client/test_client_core.py",
     "client/errors.py": "tests/client/test_client_end.py",
     "client/websocket.py": "tests/client/test_twisted.py",
