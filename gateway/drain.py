@@ -57,6 +57,9 @@ AT_ONCE = 50
 RATE = 500.0
 """Connections that are closed in a second, unless the grace wants more."""
 
+CATCH_UP_S = 0.5
+"""The last part of the grace, at most a fifth of it, is left for closes that a busy machine is behind with."""
+
 POLL_S = 0.02
 
 
@@ -150,12 +153,16 @@ class Drain:
 
     def _spread_from(self) -> float:
         """Return the latest moment from which the closes are spread within the grace as they should."""
-        return self._graceful_until - _spread_s(len(self._wiring.factory))
+        return self._spread_until() - _spread_s(len(self._wiring.factory))
+
+    def _spread_until(self) -> float:
+        """Return when the last of many closes is due."""
+        return self._graceful_until - min(CATCH_UP_S, self._order.grace_s / 5)
 
     async def _spread(self, connections: Sequence[GatewayProtocol]) -> None:
         """Close one after the other, evenly with jitter; those that are held as late as possible."""
         now, count = self._clock.seconds(), len(connections)
-        gap = min(_spread_s(count), max(0.0, self._graceful_until - now)) / max(1, count - AT_ONCE)
+        gap = min(_spread_s(count), max(0.0, self._spread_until() - now)) / max(1, count - AT_ONCE)
         jitter = self._wiring.entropy.fraction
         due = deque(
             (now if index < AT_ONCE else now + gap * (index - AT_ONCE + jitter()), connection)

@@ -494,9 +494,9 @@ def busiest(moments: list[float], seconds: float) -> int:
     return most
 
 
-@pytest.mark.parametrize(("grace", "over"), [(3.0, 3.0), (60.0, 19.9)])
+@pytest.mark.parametrize(("grace", "over"), [(3.0, 2.5), (60.0, 19.9)])
 def test_many_closes_are_spread(grace: float, over: float) -> None:
-    """10,000 clients are closed evenly over the grace, or at 500 a second if it is longer than that."""
+    """10,000 clients are closed evenly over most of the grace, or at 500 a second if it is longer than that."""
     gate = Gate()
     crowd = Crowd(gate, 10_000)
 
@@ -522,7 +522,7 @@ def test_a_crowd_stays_while_a_run_goes() -> None:
 
     stop = Stop(gate, order=StopOrder(10.0))
     spread = (1_001 - AT_ONCE) / RATE
-    stop.until(10.0 - spread - 0.05)
+    stop.until(9.5 - spread - 0.05)
     assert crowd.closes() == []
     stop.until(8.95)
     assert 100 < len(crowd.closes()) < 900
@@ -534,7 +534,7 @@ def test_a_crowd_stays_while_a_run_goes() -> None:
 
     assert len(crowd.closes()) == 1_000
     assert busiest(crowd.closes()[AT_ONCE:], 1.0) <= RATE * 1.05
-    assert stop.ended_at == pytest.approx(10.0, abs=0.1)
+    assert stop.ended_at == pytest.approx(9.5, abs=0.1)
 
 
 def test_a_slow_one_in_a_crowd() -> None:
