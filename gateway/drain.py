@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
@@ -45,8 +44,9 @@ STOP_S = 3.0 + AFTER_S
 STORE_S = 0.5
 """What the store may take in any case."""
 
-ENDS_S = 1.0
-"""The last part of the grace, at most a third of it: the ends of runs are stored and sent in it."""
+ENDS_S = 1.2
+"""The last part of the grace, at most two fifths of it: the ends of runs are stored and sent in it. An end is
+told after a second, whatever the store does."""
 
 LEAST_S = 0.5
 """As long the ends of runs and what waits for slow clients are given where no grace is."""
@@ -58,7 +58,7 @@ RATE = 500.0
 """Connections that are closed in a second, unless the grace wants more."""
 
 CATCH_UP_S = 0.5
-"""The last part of the grace, at most a fifth of it, is left for closes that a busy machine is behind with."""
+"""The last part of the grace, at most a fifth, is left for closes that a busy machine is behind with."""
 
 POLL_S = 0.02
 
@@ -74,7 +74,7 @@ class Drain:
         self._listeners = listeners
         self._order = order
         grace, now = order.grace_s, wiring.clock.seconds()
-        self._runs_until = now + grace - min(ENDS_S, grace / 3)
+        self._runs_until = now + grace - min(ENDS_S, 0.4 * grace)
         self._graceful_until = now + max(grace, LEAST_S)
         self._ends_at = self._graceful_until + AFTER_S
         self._runs_over = False
@@ -126,9 +126,8 @@ class Drain:
         services = self._wiring.services
         while services.runs.unfinished and self._clock.seconds() < self._runs_until:
             await self._pause()
-        until = max(self._graceful_until, self._clock.seconds() + LEAST_S)
-        stopping = self._step("runs", until, partial(stop_runs, services.runs))
-        ending = Deferred.fromCoroutine(stopping)
+        patience = max(LEAST_S, self._graceful_until - self._clock.seconds())
+        ending = Deferred.fromCoroutine(stop_runs(services.runs, patience))
         # The runs are aborted by now: what a stubborn agent takes must not add to what the store takes.
         stops = [
             self._step(f"agent {agent.agent_id}", self._ends_at, agent.backend.stopService)

@@ -8,16 +8,13 @@ from twisted.logger import Logger
 from gateway.app.runs import Runs
 from gateway.errors import Unavailable
 
-STOP_PATIENCE_S = 2.0
-"""How long the ends of all runs are waited for."""
-
 RETRY_AFTER_MS = 1000
 
 _log = Logger()
 
 
-async def stop_runs(runs: Runs) -> None:
-    """End every run that goes, and wait until the ends are stored; no further one begins.
+async def stop_runs(runs: Runs, patience_s: float) -> None:
+    """End every run that goes, and wait so long until the ends are stored; no further one begins.
 
     Runs that wait for their turn are left in the store as accepted, for the next start: nothing is sent
     of them, and whoever waits for one is told to ask again.
@@ -25,7 +22,7 @@ async def stop_runs(runs: Runs) -> None:
     runs.refuse()
     for run in runs.unfinished:
         runs.abort(run.run_id, "shutdown")
-    await gatherResults([runs.wait(run.run_id, STOP_PATIENCE_S) for run in runs.unfinished])
+    await gatherResults([runs.wait(run.run_id, patience_s) for run in runs.unfinished])
     for run in runs.unfinished:
         _log.error("run {run} did not end", run=run.run_id)
     runs.dismiss(

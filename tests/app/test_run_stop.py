@@ -25,7 +25,7 @@ def test_stopping(gate: Gate) -> None:
         client.send("hello", key=key, run=f"r{number}")
     gate.live("r0").sink.text("partial")
 
-    stopped = Deferred.fromCoroutine(stop_runs(gate.runs))
+    stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))
 
     assert result_of(stopped) is None
     for number in range(2):
@@ -45,7 +45,7 @@ def test_waiting_runs_stay_for_the_next_start(gate: Gate) -> None:
     for number in range(3):
         client.send("hello", run=f"r{number}")
 
-    result_of(Deferred.fromCoroutine(stop_runs(gate.runs)))
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
 
     assert gate.backend.started == ["r0"]
     assert client.ends("r0") == (["aborted"], ["end"])
@@ -81,7 +81,7 @@ def test_who_waits_for_a_waiting_run_is_told_to_ask_again(gate: Gate, protocol: 
     assert two_phase.payload["status"] == "accepted"
     waits = [client.call("agent.wait", {"runId": run}) for run in ("r1", "none", "none")]
 
-    result_of(Deferred.fromCoroutine(stop_runs(gate.runs)))
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
 
     for call in (two_phase, *waits):
         assert (call.error["code"], call.error["retryable"]) == ("UNAVAILABLE", True)
@@ -96,14 +96,14 @@ def test_who_waits_for_a_run_that_goes_hears_its_end(gate: Gate) -> None:
     client.send("hello", run="r0")
     waiting = client.call("agent.wait", {"runId": "r0"})
 
-    result_of(Deferred.fromCoroutine(stop_runs(gate.runs)))
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
 
     assert (waiting.payload["status"], waiting.payload["stopReason"]) == ("timeout", "shutdown")
 
 
 def test_stopping_with_nothing_to_end(gate: Gate) -> None:
     """Where no run goes, stopping takes no time."""
-    assert result_of(Deferred.fromCoroutine(stop_runs(gate.runs))) is None
+    assert result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))) is None
 
 
 def test_the_log_is_complete_when_the_runs_have_stopped(gate: Gate) -> None:
@@ -112,7 +112,7 @@ def test_the_log_is_complete_when_the_runs_have_stopped(gate: Gate) -> None:
     gate.live().sink.text("a")
     gate.live().sink.emit("tool", {"phase": "start"})
 
-    result_of(Deferred.fromCoroutine(stop_runs(gate.runs)))
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
 
     assert len(gate.runs.log) == 0
     events = result_of(gate.store.list_events("r1", after_seq=0, limit=10))
@@ -126,7 +126,7 @@ def test_stopping_with_a_store_that_hangs(gate: Gate) -> None:
     client.send("hello")
 
     with Lines() as lines:
-        stopped = Deferred.fromCoroutine(stop_runs(gate.runs))
+        stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))
         gate.clock.advance(2.1)
 
     assert result_of(stopped) is None
@@ -139,7 +139,7 @@ def test_a_run_accepted_while_stopping(gate: Gate) -> None:
     """A run that a slow store accepts after the stop does not begin."""
     gate.store.hanging.add("accept_turn")
     gate.client().send("hello")
-    stopped = Deferred.fromCoroutine(stop_runs(gate.runs))
+    stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))
 
     gate.store.release()
 

@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from gateway.client import ConnectionLost
+from gateway.client import ConnectionLost, RequestFailed
 from gateway.client.chat import message_text
 from tests.integration.daemon import STOP_S, Daemon, Ended, Watched, running, soon
 
@@ -27,8 +26,6 @@ reactor: Any = installed_reactor
 GATEWAYCTL = Path(sys.executable).parent / "gatewayctl"
 WORDS = 40
 ANSWER = "".join(f"word{number} " for number in range(WORDS)).strip()
-TAKEOVER_S = 5.0
-"""How long it may take from the end of one process until the next one is ready: mostly its start."""
 
 
 def ctl(daemon: Daemon, *args: str | Path) -> Any:
@@ -53,24 +50,27 @@ def answered(each: Watched, run_id: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_deploy_without_a_cut_run(tmp_path: Path) -> None:
-    """A drain by gatewayctl lets a run finish, keeps what waits, and returns when the next one can start.
-
-    Clients of both versions see the whole answer, then 1012; the transcript is there after the restart.
-    """
+async def test_deploy(tmp_path: Path) -> None:
+    """A drain by gatewayctl waits for the run, keeps what waits, and returns when the next one can start."""
     with running(tmp_path) as first:
         clients = [Watched(await first.connect(reactor, protocol=number)) for number in (3, 4)]
-        run = clients[1].client.chat(f"/tokens {WORDS}", "deploy")
-        await soon(reactor, lambda: all("word1" in each.text(run.run_id) for each in clients))
-        waiting = {"sessionKey": "deploy", "message": "next", "idempotencyKey": "waiting"}
-        assert (await clients[0].client.call("chat.send", waiting))["status"] == "started"
+        for text, run_id in (("/hang", "going"), ("next", "waiting")):
+            sent = {"sessionKey": "deploy", "message": text, "idempotencyKey": run_id}
+            assert (await clients[0].client.call("chat.send", sent))["status"] == "started"
 
-        done = await ctl(first, "drain", "--grace", "20", "--wait", "--reason", "deploy")
+        draining = ctl(first, "drain", "--grace", "60", "--wait", "--reason", "deploy")
+        await soon(reactor, lambda: all(each.payloads("shutdown") for each in clients))
+        late = {"sessionKey": "other", "message": "hello", "idempotencyKey": "late"}
+        with pytest.raises(RequestFailed) as refused:
+            await clients[1].client.call("chat.send", late)
+        assert (refused.value.retryable, refused.value.retry_after_ms) == (True, 1000)
+        await clients[1].client.call("chat.abort", {"sessionKey": "deploy", "runId": "going"})
+        done = await draining
 
         assert (done.status, done.stderr) == (0, "")
         first_line, *looks, closed, gone = done.stdout.splitlines()
         assert first_line == (
-            "draining: 3 connections, 1 run may go on for 20 s, 1 waiting run kept for the next start"
+            "draining: 3 connections, 1 run may go on for 60 s, 1 waiting run kept for the next start"
         )
         assert looks in ([], ["0 runs left"])  # it may be closed before the next look
         assert (closed, gone) == ("closed: service restart (1012)", "the gateway is gone")
@@ -78,33 +78,40 @@ async def test_deploy_without_a_cut_run(tmp_path: Path) -> None:
             lost = await each.closed
             assert isinstance(lost, ConnectionLost)
             assert (lost.code, lost.reason) == (1012, "service restart")
-            answered(each, run.run_id)
+            (end,) = each.chat("going", "final", "aborted", "error")
+            assert end["stopReason"] == "rpc"
             assert each.chat("waiting", "final", "aborted", "error") == []
         assert clients[0].payloads("shutdown") == [{"reason": "deploy", "restartExpectedMs": None}]
         assert clients[1].payloads("shutdown") == [{"reason": "deploy"}]
-        assert first.process.wait(STOP_S) == 0
+        assert await deferToThread(first.process.wait, STOP_S) == 0
 
     with running(tmp_path) as second:
         client = await second.connect(reactor)
         said = await client.call("chat.history", {"sessionKey": "deploy"})
-        texts = [message_text(each) for each in said["messages"]]
-        assert texts[:3] == [f"/tokens {WORDS}", "next", ANSWER]
+        assert [message_text(each) for each in said["messages"]][:2] == ["/hang", "next"]
         await client.close()
 
 
 @pytest_twisted.ensureDeferred
 async def test_sigterm_lets_a_run_finish(tmp_path: Path) -> None:
-    """SIGTERM: a run that needs less than the grace ends by itself; then everything is over at once."""
-    with running(tmp_path) as daemon:
-        each = Watched(await daemon.connect(reactor))
-        run = each.client.chat(f"/tokens {WORDS}", "short")
-        await soon(reactor, lambda: "word1" in each.text(run.run_id))
+    """SIGTERM: a run that needs less than the grace ends by itself; then everything is over at once.
 
-        seconds = await deferToThread(daemon.stop)
+    Clients of both versions see the whole answer, then 1012.
+    """
+    config = tmp_path / "gateway.toml"
+    config.write_text("[limits]\ndrain_grace_s = 600.0\n")
+    with running(tmp_path, "--config", config) as daemon:
+        clients = [Watched(await daemon.connect(reactor, protocol=number)) for number in (3, 4)]
+        run = clients[1].client.chat(f"/tokens {WORDS}", "short")
+        await soon(reactor, lambda: all("word1" in each.text(run.run_id) for each in clients))
 
-        await each.closed
-        answered(each, run.run_id)
-        assert seconds < 2.0
+        await deferToThread(daemon.stop)
+
+        for each in clients:
+            lost = await each.closed
+            assert isinstance(lost, ConnectionLost)
+            assert (lost.code, lost.reason) == (1012, "service restart")
+            answered(each, run.run_id)
 
 
 @pytest_twisted.ensureDeferred
@@ -128,13 +135,11 @@ async def test_second_signal(tmp_path: Path) -> None:
         assert daemon.probe("/readyz").status == 0
         assert probe_on(old) == (503, ["draining"])
         old.close()
-        started = time.monotonic()
         daemon.process.send_signal(signal.SIGINT)
         await each.closed
         (end,) = each.chat("run", "final", "aborted", "error")
         assert (end["state"], end["stopReason"]) == ("aborted", "shutdown")
         await deferToThread(daemon.process.wait, STOP_S)
-        assert time.monotonic() - started < 2.0
 
 
 @pytest_twisted.ensureDeferred
@@ -145,10 +150,11 @@ async def test_takeover_after_kill(tmp_path: Path) -> None:
         sent = {"sessionKey": "killed", "message": "/hang", "idempotencyKey": "run"}
         await client.call("chat.send", sent)
         first.kill()
-        killed_at = time.monotonic()
+        with running(tmp_path, port=first.port, GATEWAY_LISTEN=f"127.0.0.1:{first.port}") as second:
+            # At once means with the first attempt: the start was not refused.
+            assert json.loads((second.state / "lock").read_text())["pid"] == second.process.pid
+            assert second.probe("/readyz").status == 200
         await client.when_closed()
-        with running(tmp_path, port=first.port, GATEWAY_LISTEN=f"127.0.0.1:{first.port}"):
-            assert time.monotonic() - killed_at < TAKEOVER_S
 
 
 @pytest_twisted.ensureDeferred
