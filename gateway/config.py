@@ -134,7 +134,7 @@ class LimitsConfig(_Table, frozen=True):
     close_grace_s: Seconds = 1.0
     """Time a peer has to answer a close before the socket is aborted, in seconds."""
     drain_grace_s: Seconds = 3.0
-    """Time that runs and connections have to end when the gateway stops, in seconds."""
+    """Time that runs have to end, and connections are closed in, when the gateway stops, in seconds."""
     tick_interval_s: Seconds = 30.0
     """Interval of the tick event, in seconds."""
     ping_silence_s: Seconds = 20.0

@@ -31,7 +31,7 @@ from gateway.app.periodic import Pruner
 from gateway.backends import make_agents
 from gateway.config import LoadedConfig, redacted, resolve_secret
 from gateway.core.access import is_loopback, same_secret
-from gateway.drain import Drain
+from gateway.drain import Shutdown
 from gateway.errors import StartError, StoreError
 from gateway.interfaces import IClock, IEntropy
 from gateway.logfile import LogFile, Redactor
@@ -102,6 +102,7 @@ class GatewayService(Service):
             reactor=reactor,
         )
         self.services = self.wiring.services
+        self.shutdown = Shutdown(self.wiring, reactor.stop)
         path = loaded.path
         self._base_dir = path.absolute().parent if path is not None else Path.cwd()
         root = make_root(self, authorize=self._authorized, exposition=self._exposition)
@@ -128,8 +129,9 @@ class GatewayService(Service):
         return self._ready
 
     def failing(self) -> list[str]:
-        """Return what is not ready: port, start, store, agent."""
+        """Return what is not ready: it drains, port, start, store, agent."""
         facts = {
+            "draining": self.shutdown.order is None,
             "port": bool(self._listeners),
             "start": self._ready,
             "store": self.store.failing is None,
@@ -313,15 +315,14 @@ class GatewayService(Service):
     # -- stop
 
     def stopService(self) -> Deferred[None]:
-        """Drain and stop; takes at most a few seconds whatever hangs."""
+        """Drain and stop; takes a few seconds more than the grace at most, whatever hangs."""
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._ready = False
         if self._starting is not None:
             self._starting.cancel()
-        await Drain(self.wiring, self._listeners).run()
+        await self.shutdown.run(self._listeners)
         self._log.info("gateway stopped")
         self._let_go()
 

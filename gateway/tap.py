@@ -83,7 +83,7 @@ def makeService(options: Options) -> IService:
         gateway = _gateway(options)
         if parent is not None:
             gateway.take(forks=not parent.get("nodaemon", True))
-            gateway.reactor.addSystemEventTrigger("before", "shutdown", _ignore_signals)
+            gateway.reactor.addSystemEventTrigger("before", "shutdown", _take_signals, gateway)
     except StartError as error:
         raise SystemExit(f"gateway: {error}") from error
     from gateway.service import make_gateway
@@ -91,10 +91,14 @@ def makeService(options: Options) -> IService:
     return make_gateway(gateway)
 
 
-def _ignore_signals() -> None:
-    """Let a second signal change nothing: the reactor would log that it can't be stopped twice."""
+def _take_signals(gateway: GatewayService) -> None:
+    """Let a second signal hurry the stop; the reactor would log that it can't be stopped twice."""
+
+    def again(number: int, stack: object) -> None:
+        gateway.reactor.callFromThread(gateway.shutdown.hurry)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, again)
 
 
 def _gateway(options: Options) -> GatewayService:

@@ -163,6 +163,21 @@ def test_unlock(state: StateDirectory) -> None:
     state.unlock()
 
 
+def test_who_owns_it(state: StateDirectory) -> None:
+    """A process owns the directory while its name stands in the lock and it is alive."""
+    assert not state.owned_by(os.getpid())
+    state.lock(FakeClock())
+    assert state.owned_by(os.getpid())
+    assert not state.owned_by(os.getpid() + 2**22)
+    (state.path / "lock").write_text(json.dumps({"pid": 1}))
+    assert not state.owned_by(os.getpid())
+    assert state.owned_by(1)
+    state.unlock()
+    assert not state.owned_by(os.getpid())
+    (state.path / "lock").write_text("[]")
+    assert not state.owned_by(os.getpid())
+
+
 def test_lock_that_can_not_be_taken(state: StateDirectory) -> None:
     """A lock that can not be opened or written is one line, and holds nothing."""
     with full_disk(), pytest.raises(StartError, match=r"lock: File too large$"):

@@ -11,6 +11,9 @@ from twisted.internet.defer import Deferred
 TailLogs = Callable[[int | None, int, int], Deferred[dict[str, Any]]]
 """``(cursor, limit, max_bytes)`` to the result of ``logs.tail``."""
 
+STOPPING = "gateway stopping"
+"""What clients are told where nobody gave a reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigView:
@@ -22,6 +25,18 @@ class ConfigView:
     parsed: dict[str, Any]
     hash: str
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder:
+    """How the gateway is to stop."""
+
+    grace_s: float
+    """How long runs may still go and clients stay."""
+    reason: str = STOPPING
+    """What clients are told."""
+    restart_expected_ms: int | None = None
+    """In how many milliseconds it will be back, where that is known."""
 
 
 @dataclass(slots=True)
@@ -38,6 +53,9 @@ class Operations:
     auth_mode: str
     config: ConfigView
     tail_logs: TailLogs
+    shut_down: Callable[[StopOrder], StopOrder] | None = None
+    """Begins to stop the process, and returns the order that is in force: once it stops, one without any
+    grace. None where that is not for clients to do."""
     heartbeats_enabled: bool = True
     last_heartbeat: dict[str, Any] | None = None
     """The last heartbeat event; none has happened yet."""

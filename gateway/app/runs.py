@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError, gatherResults
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 
 from gateway.app.acceptance import Acceptance
@@ -25,7 +25,7 @@ from gateway.config import LimitsConfig
 from gateway.core.idempotency import IdempotencyWindow
 from gateway.core.lanes import Lanes
 from gateway.core.run import Run, RunOutcome, RunOutput, Waiter
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import GatewayError, StoreError, Unavailable
 from gateway.interfaces import IClock, IEntropy, IStore, RunListener
 from gateway.metrics import Metrics
 from gateway.model import Message, RunRecord
@@ -33,9 +33,6 @@ from gateway.model import Message, RunRecord
 END_DELAY_S = 0.1
 """The end of a run is not announced sooner than this after it was accepted: the newer terminal UI waits
 for ever if the end of a run reaches it in one read with the answer to the request that started it."""
-
-STOP_PATIENCE_S = 2.0
-"""How long the ends of all runs are waited for when the gateway stops."""
 
 MAX_AWAITED = 1_000
 """Runs that may be waited for before they exist."""
@@ -165,8 +162,12 @@ class Runs:
             return done
         waiters = self._waiters_of(run_id)
 
-        def fire(outcome: RunOutcome | None) -> None:
-            if not done.called:
+        def fire(outcome: RunOutcome | GatewayError | None) -> None:
+            if done.called:
+                return
+            if isinstance(outcome, GatewayError):
+                done.errback(outcome)
+            else:
                 done.callback(outcome)
 
         def forget(result: Any) -> Any:
@@ -188,15 +189,21 @@ class Runs:
         """Take up or end the runs that a crash left open; return how many there were. Raises StoreError."""
         return await self.recovery.run()
 
-    async def stop(self) -> None:
-        """Take no more runs, end every one, and wait until the ends are stored."""
+    @property
+    def unfinished(self) -> list[Run]:
+        """The runs that go, and those whose end or acceptance is being stored: all but the waiting."""
+        return [drive.run for drive in self._drives.values() if not drive.waiting]
+
+    def refuse(self) -> None:
+        """Take no more runs, and begin none of those that wait: they stay in the store as they are."""
         self._stopping = True
-        for run_id in list(self._drives):
-            self.abort(run_id, "shutdown")
-        await gatherResults([self.wait(run_id, STOP_PATIENCE_S) for run_id in self._drives])
-        for run_id in self._drives:
-            self._log.error("run {run} did not end", run=run_id)
-        await self.ends.stop()
+
+    def dismiss(self, error: GatewayError) -> None:
+        """Tell everybody who waits for a run that this gateway will not end any more."""
+        for waiters in [drive.run.waiters for drive in self._drives.values()]:
+            self.tell(waiters, error)
+        for waiters in list(self._awaited.values()):
+            self.tell(waiters, error)
 
     # -- for the recovery
 
@@ -259,7 +266,7 @@ class Runs:
         if drive is not None and drive.waiting and not self._stopping:
             drive.begin(self._agents.get(drive.run.request.agent_id))
 
-    def tell(self, waiters: Sequence[Waiter], outcome: RunOutcome) -> None:
+    def tell(self, waiters: Sequence[Waiter], outcome: RunOutcome | GatewayError) -> None:
         """Tell those who wait for a run. They are Deferreds: they raise nothing, and leave the list."""
         for waiter in tuple(waiters):
             waiter(outcome)

@@ -18,6 +18,7 @@ from gateway.cli.call import call, methods
 from gateway.cli.chat import chat
 from gateway.cli.common import Flags, Interrupted, connection_options
 from gateway.cli.local import config, token
+from gateway.cli.maintenance import backup, drain, restore
 
 
 class _Group(click.Group):
@@ -44,7 +45,7 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
     ctx.obj = Flags(**flags)
 
 
-for _command in (call, chat, config, methods, token):
+for _command in (backup, call, chat, config, drain, methods, restore, token):
     cli.add_command(_command)
 
 

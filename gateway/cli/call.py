@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from gateway.cli.common import Flags, connecting
+
+if TYPE_CHECKING:
+    from gateway.cli.session import Session
 
 
 class RequestError(click.ClickException):
@@ -58,17 +61,30 @@ def call(
 def ask(flags: Flags, method: str, params: dict[str, Any] | None = None, **how: Any) -> Any:
     """Call a method on a connection of its own; return the payload. Raises RequestError."""
     from gateway.cli.session import session
-    from gateway.client import RequestFailed, RequestNotSent, RequestTimeout
 
     with session(flags) as connected:
-        try:
-            return connected.call(method, params, **how)
-        except RequestFailed as error:
-            raise RequestError(error.code, error.message, error.details) from None
-        except RequestTimeout as error:
-            raise RequestError("TIMEOUT", str(error), None) from None
-        except RequestNotSent as error:
-            raise RequestError("NOT_SENT", str(error), None) from None
+        return asked(connected, method, params, **how)
+
+
+def asked(
+    connected: Session,
+    method: str,
+    params: dict[str, Any] | None,
+    *,
+    expect_final: bool = False,
+    timeout: float | None = None,
+) -> Any:
+    """Call a method on an open connection; return the payload. Raises RequestError."""
+    from gateway.client import RequestFailed, RequestNotSent, RequestTimeout
+
+    try:
+        return connected.call(method, params, expect_final=expect_final, timeout=timeout)
+    except RequestFailed as error:
+        raise RequestError(error.code, error.message, error.details) from None
+    except RequestTimeout as error:
+        raise RequestError("TIMEOUT", str(error), None) from None
+    except RequestNotSent as error:
+        raise RequestError("NOT_SENT", str(error), None) from None
 
 
 @click.command()

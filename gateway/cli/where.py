@@ -53,7 +53,7 @@ def resolve(flags: Flags, environ: Mapping[str, str]) -> Target:
             return Target(url, None if given is None else given.value)
         config, base_dir = _configuration(environ)
         found = given or _own_token(flags, environ, config, base_dir)
-        url = url or _state_directory(flags, environ).announced_url()
+        url = url or state_directory(flags, environ).announced_url()
         return Target(url or url_of(config.server.listen), None if found is None else found.value)
     except (InvalidUrl, StartError) as error:
         raise Unreachable(str(error)) from None
@@ -84,11 +84,25 @@ def _own_token(
     if secret is not None:
         value = _read(secret, environ, base_dir)
         return TokenSource(_source(secret, base_dir, config.auth.mode), value)
-    state = _state_directory(flags, environ)
+    state = state_directory(flags, environ)
     return TokenSource(str(state.token), state.read_token().value if state.token.exists() else None)
 
 
-def _state_directory(flags: Flags, environ: Mapping[str, str]) -> StateDirectory:
+def database(flags: Flags, environ: Mapping[str, str]) -> str:
+    """Return the path of the database of the gateway on this host. Raises StartError."""
+    from gateway.store.sqlite import parse_url, path_of
+
+    config, _ = _configuration(environ)
+    if not config.store.url:
+        return str(state_directory(flags, environ).database)
+    path = path_of(parse_url(config.store.url))
+    if path is None:
+        raise StartError("the database is in memory (store.url): there is no file of it")
+    return path
+
+
+def state_directory(flags: Flags, environ: Mapping[str, str]) -> StateDirectory:
+    """Return the state directory of the gateway on this host."""
     from gateway.statedir import StateDirectory, default_path
 
     named = flags.state_dir or environ.get("GATEWAY_STATE_DIR")

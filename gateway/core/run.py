@@ -27,10 +27,11 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.frames import EncodeFailed, decode, decode_as, encode
-from gateway.errors import BackendErrorKind
+from gateway.errors import BackendErrorKind, GatewayError
 from gateway.model import Position, RunEvent, RunRecord, RunRequest, RunState, Usage
 
-Waiter = Callable[["RunOutcome"], None]
+Waiter = Callable[["RunOutcome | GatewayError"], None]
+"""Takes how a run ended, or why that can not be told here any more."""
 
 INTERRUPTED: Final = "interrupted"
 """Stop reason of a failed run that a crash cut off."""

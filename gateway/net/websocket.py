@@ -57,6 +57,11 @@ class GatewayProtocol(Ending):
         assert self.context is not None
         return self.context.caller
 
+    @property
+    def answering(self) -> bool:
+        """Whether a request is not answered yet."""
+        return bool(self._running)
+
     def connectionMade(self) -> None:
         """A transport is there."""
         edge = self.edge = self.factory.edge

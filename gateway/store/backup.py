@@ -53,6 +53,28 @@ def write(database: str, target: str, *, unwanted: Callable[[], bool] | None = N
         sqlite.copy_file(database, target, unwanted=unwanted)
 
 
+def save(database: str, target: str) -> Verified:
+    """Write a backup as :func:`write` does, and check it whole before it gets its name.
+
+    What has the name already stays if the database can not be read, or is damaged.
+    """
+    with _naming(f"backup {target}"):
+        if not os.path.exists(database):
+            raise StoreError(f"there is no database {database}")
+        if os.path.lexists(target):
+            _refuse_to_replace(database, target)
+        new = f"{target}.unchecked"
+        sqlite.copy_file(database, new)
+        try:
+            verified = verify(new)
+            os.replace(new, target)
+        except BaseException:
+            os.unlink(new)
+            raise
+        sqlite.sync_directory(target)
+    return verified
+
+
 def _refuse_to_replace(database: str, target: str) -> None:
     if stat.S_ISREG(os.lstat(target).st_mode):
         # It must not be looked into: closing a file of the database would free our locks on it.
@@ -88,8 +110,8 @@ def verify(path: str) -> Verified:
         return Verified(revision=revision, size=os.path.getsize(path))
 
 
-def restore(source: str, database: str) -> Restored:
-    """Put a backup in the place of a database, which is kept as ``….before-restore``.
+def restore(source: str, database: str, *, mark: str = "") -> Restored:
+    """Put a backup in the place of a database, which is kept as ``….before-restore`` and ``mark``.
 
     The caller holds the lock of the state directory. The backup is verified first and stays; the new
     database is there whole or not at all, whenever the power goes.
@@ -101,7 +123,7 @@ def restore(source: str, database: str) -> Restored:
         new = f"{database}.restoring"
         sqlite.copy_file(source, new)
         try:
-            kept = _set_aside(database)
+            kept = _set_aside(database, mark)
             os.replace(new, database)
         except BaseException:
             os.unlink(new)
@@ -110,13 +132,13 @@ def restore(source: str, database: str) -> Restored:
     return Restored(revision, kept)
 
 
-def _set_aside(database: str) -> str | None:
+def _set_aside(database: str, mark: str) -> str | None:
     """Give the old database and its log second names, and let go of the log; return the new name."""
     present = [end for end in ("", *_LOGS) if os.path.exists(database + end)]
     if "" in present:
         _fold(database)
         present = [end for end in present if os.path.exists(database + end)]
-    kept = _free_name(f"{database}.before-restore")
+    kept = _free_name(f"{database}.before-restore{mark}")
     for end in present:
         os.link(database + end, kept + end)
     sqlite.sync_directory(database)

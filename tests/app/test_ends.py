@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.app.ends import Ends, outcome_of
+from gateway.app.stopping import stop_runs
 from gateway.errors import StoreError, VersionConflict
 from gateway.metrics import Metrics
 from gateway.model import Message, RunEvent, RunRecord, RunState, TurnEnd
@@ -163,7 +164,7 @@ def test_the_stop_tries_once_more(gate: Gate) -> None:
     end_badly(gate)
     gate.store.failing.clear()
 
-    result_of(Deferred.fromCoroutine(gate.runs.stop()))
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 1.0)))
 
     assert state_of(gate) is RunState.DONE
     assert gate.clock.getDelayedCalls() == []
@@ -175,7 +176,7 @@ def test_the_stop_does_not_wait_for_ever(gate: Gate) -> None:
     end_badly(gate)
 
     with Lines() as lines:
-        result_of(Deferred.fromCoroutine(gate.runs.stop()))
+        result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 1.0)))
 
     assert "run r1: its end was not stored before the stop" in lines.texts
 

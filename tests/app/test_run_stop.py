@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
 from twisted.internet.defer import Deferred
 
+from gateway.app.stopping import stop_runs
 from gateway.errors import StoreError
 from gateway.model import RunState
 from gateway.testing import result_of
@@ -17,27 +19,91 @@ Gates = Callable[..., Gate]
 
 
 def test_stopping(gate: Gate) -> None:
-    """When the gateway stops every run is ended and its end stored, and no further one begins."""
+    """When the gateway stops every run that goes is ended and its end stored, and no further one begins."""
     client = gate.client()
-    for number, key in enumerate(("a", "a", "b", "a")):
+    for number, key in enumerate(("a", "b")):
         client.send("hello", key=key, run=f"r{number}")
     gate.live("r0").sink.text("partial")
 
-    stopped = Deferred.fromCoroutine(gate.runs.stop())
+    stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))
 
     assert result_of(stopped) is None
-    assert gate.backend.started == ["r0", "r2"]
-    for number in range(4):
+    for number in range(2):
         record = result_of(gate.store.get_run(f"r{number}"))
         assert (record.state, record.stop_reason) == (RunState.ABORTED, "shutdown")
         assert client.ends(f"r{number}") == (["aborted"], ["end"])
-    assert client.send("hello", run="late").error["message"] == "the gateway is stopping"
+    late = client.send("hello", run="late").error
+    assert late["message"] == "the gateway is stopping"
+    assert (late["code"], late["retryable"], late["retryAfterMs"]) == ("UNAVAILABLE", True, 1000)
+    assert gate.backend.started == ["r0", "r1"]
     assert result_of(gate.store.open_runs()) == ()
+
+
+def test_waiting_runs_stay_for_the_next_start(gate: Gate) -> None:
+    """Runs that wait for their turn when the gateway stops stay accepted in the store, without an end."""
+    client = gate.client()
+    for number in range(3):
+        client.send("hello", run=f"r{number}")
+
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
+
+    assert gate.backend.started == ["r0"]
+    assert client.ends("r0") == (["aborted"], ["end"])
+    for run in ("r1", "r2"):
+        assert result_of(gate.store.get_run(run)).state is RunState.ACCEPTED
+        assert client.ends(run) == ([], [])
+    assert [run.run_id for run in result_of(gate.store.open_runs())] == ["r1", "r2"]
+    assert gate.messages() == [("user", "hello")] * 3
+
+
+def test_waiting_runs_do_not_begin_while_others_finish(gate: Gate) -> None:
+    """Once no more runs are taken, a run that ends does not let the next one begin."""
+    client = gate.client()
+    client.send("hello", run="r0")
+    client.send("hello", run="r1")
+
+    gate.runs.refuse()
+    assert [run.run_id for run in gate.runs.unfinished] == ["r0"]
+    gate.live("r0").end()
+
+    assert gate.runs.unfinished == []
+    assert client.ends("r0") == (["final"], ["end"])
+    assert gate.backend.started == ["r0"]
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_who_waits_for_a_waiting_run_is_told_to_ask_again(gate: Gate, protocol: int) -> None:
+    """Waits for what will not end here any more are answered UNAVAILABLE, retryable, and why."""
+    client = gate.client(protocol)
+    client.send("hello", run="r0")
+    params = {"sessionKey": "main", "message": "hello", "idempotencyKey": "r1"}
+    two_phase = client.call("agent", params)
+    assert two_phase.payload["status"] == "accepted"
+    waits = [client.call("agent.wait", {"runId": run}) for run in ("r1", "none", "none")]
+
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
+
+    for call in (two_phase, *waits):
+        assert (call.error["code"], call.error["retryable"]) == ("UNAVAILABLE", True)
+        assert call.error["retryAfterMs"] == 1000
+        assert call.error["details"] == {"reason": "gateway-restarting"}
+    assert [len(call.frames) for call in (two_phase, *waits)] == [2, 1, 1, 1]
+
+
+def test_who_waits_for_a_run_that_goes_hears_its_end(gate: Gate) -> None:
+    """A run that is ended by the stop answers who waits for it, as any other end does."""
+    client = gate.client()
+    client.send("hello", run="r0")
+    waiting = client.call("agent.wait", {"runId": "r0"})
+
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
+
+    assert (waiting.payload["status"], waiting.payload["stopReason"]) == ("timeout", "shutdown")
 
 
 def test_stopping_with_nothing_to_end(gate: Gate) -> None:
     """Where no run goes, stopping takes no time."""
-    assert result_of(Deferred.fromCoroutine(gate.runs.stop())) is None
+    assert result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))) is None
 
 
 def test_the_log_is_complete_when_the_runs_have_stopped(gate: Gate) -> None:
@@ -46,7 +112,7 @@ def test_the_log_is_complete_when_the_runs_have_stopped(gate: Gate) -> None:
     gate.live().sink.text("a")
     gate.live().sink.emit("tool", {"phase": "start"})
 
-    result_of(Deferred.fromCoroutine(gate.runs.stop()))
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
 
     assert len(gate.runs.log) == 0
     events = result_of(gate.store.list_events("r1", after_seq=0, limit=10))
@@ -60,7 +126,7 @@ def test_stopping_with_a_store_that_hangs(gate: Gate) -> None:
     client.send("hello")
 
     with Lines() as lines:
-        stopped = Deferred.fromCoroutine(gate.runs.stop())
+        stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))
         gate.clock.advance(2.1)
 
     assert result_of(stopped) is None
@@ -73,7 +139,7 @@ def test_a_run_accepted_while_stopping(gate: Gate) -> None:
     """A run that a slow store accepts after the stop does not begin."""
     gate.store.hanging.add("accept_turn")
     gate.client().send("hello")
-    stopped = Deferred.fromCoroutine(gate.runs.stop())
+    stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))
 
     gate.store.release()
 

@@ -106,8 +106,8 @@ backend = "demo"
 async def test_agents_that_are_not_there(tmp_path: Path) -> None:
     """While the default agent is dead, /readyz says 503 and why; the rest works, and stops.
 
-    An agent that never gets ready does not hold up the start; at the stop a second signal changes
-    nothing, and no process of an agent stays.
+    An agent that never gets ready does not hold up the start; at the stop a second and a third signal do no
+    harm, and no process of an agent stays.
     """
     config = tmp_path / "gateway.toml"
     config.write_text(AGENTS)

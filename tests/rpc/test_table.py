@@ -25,6 +25,7 @@ OPEN = {"health", "connect"}
 NODE_METHODS = {"node.event"}
 ADMIN_METHODS = {
     "chat.inject",
+    "gateway.drain",
     "sessions.delete",
     "sessions.reset",
     "set-heartbeats",

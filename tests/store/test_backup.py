@@ -186,6 +186,52 @@ class TestWrite:
         assert names(target) == ["state dir"]
 
 
+class TestSave:
+    """Written and checked before it has its name."""
+
+    def test_checked_copy(self, store: SQLStore, database: str, target: str) -> None:
+        """A backup of a database in use is what verify() says of it, private, and alone."""
+        saved = backup.save(database, target)
+
+        assert saved == backup.verify(target)
+        assert saved.revision == SCHEMA_REVISION
+        assert os.stat(target).st_mode & 0o777 == 0o600
+        assert texts(target) == ["m one"]
+        assert not os.path.exists(f"{target}.unchecked")
+
+    def test_damaged_database_keeps_the_last_good_backup(
+        self, store: SQLStore, database: str, target: str
+    ) -> None:
+        """Where the database is damaged, the backup from before stays, and nothing else is left."""
+        backup.save(database, target)
+        result_of(store.stopService())
+        with open(database, "r+b") as stream:
+            stream.seek(8192)
+            stream.write(b"\xa5" * 4096)
+        before = Path(target).read_bytes()
+
+        line = refused(lambda: backup.save(database, target))
+
+        assert line.startswith(f"backup {target}: ")
+        assert "damaged" in line
+        assert Path(target).read_bytes() == before
+        assert names(target) == sorted([os.path.basename(target), "state dir"])
+
+    def test_no_database(self, database: str, target: str) -> None:
+        """Nothing is made of nothing."""
+        line = refused(lambda: backup.save(database, target))
+
+        assert line == f"backup {target}: there is no database {database}"
+        assert not os.path.exists(database)
+
+    def test_something_else(self, store: SQLStore, database: str, target: str) -> None:
+        """What is no backup, the database itself included, is not replaced."""
+        Path(target).write_text("dear")
+
+        assert "no backup" in refused(lambda: backup.save(database, target))
+        assert "the database itself" in refused(lambda: backup.save(database, database))
+
+
 class TestVerify:
     """Files that are backups, and files that are not."""
 
@@ -273,6 +319,13 @@ class TestRestore:
 
         assert backup.restore(saved, database).kept == f"{database}.before-restore.2"
         assert texts(f"{database}.before-restore") == ["m one", "m two"]
+
+    def test_kept_under_a_mark(self, saved: str, database: str) -> None:
+        """What is replaced is kept under a name with the caller's mark."""
+        kept = backup.restore(saved, database, mark="-20231114").kept
+
+        assert kept == f"{database}.before-restore-20231114"
+        assert texts(kept) == ["m one", "m two"]
 
     def test_where_nothing_was(self, saved: str, database: str) -> None:
         """Without a database, as on a new machine, nothing is kept."""
