@@ -45,7 +45,6 @@ TESTED_ELSEWHERE = {
     "agents/workers/llm.py": "tests/agents/test_llm_worker.py",
     "agents/workers/llm_errors.py": "tests/agents/test_llm_errors.py",
     "app/acceptance.py": "tests/app/test_run_keys.py",
-    "backends.py": "tests/integration/test_daemon_refusals.py",
     "cli/checks.py": "tests/cli/test_local.py",
     "cli/common.py": "tests/cli/test_cli_session.py",
     "client/actions.py": "tests/client/test_client_core.py",
