@@ -109,6 +109,18 @@ class Sent:
         }
 
 
+def free_port() -> int:
+    """Return a port that nothing listens on, out of those that no connection is given by itself."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as attempt:
+            try:
+                attempt.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
 class Daemon:
     """A gateway in a process that is killed."""
 
@@ -116,9 +128,7 @@ class Daemon:
         self.directory = directory
         self.state = directory / "state"
         self.counted = directory / "counted"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         plugins = directory / "plugins" / "gateway" / "plugins"
         plugins.mkdir(parents=True)
         (plugins / "counted.py").write_text(PLUGIN)
@@ -162,6 +172,7 @@ class Daemon:
             except (OSError, ClientError):
                 assert self._process is not None
                 if self._process.poll() is not None or time.monotonic() > deadline:
+                    print((self.directory / "output").read_text()[-2000:], file=sys.stderr)
                     raise
                 await asyncio.sleep(0.005)
 

@@ -134,7 +134,8 @@ class Conversation:
         assert result_of(self.store.open_runs()) == ()
         wanted = dict.fromkeys(self.accepted, RunState.DONE)
         wanted |= {"r3": RunState.ABORTED, "r5": RunState.FAILED}
-        found = {run: result_of(self.store.get_run(run)) for run in self.accepted}
+        stored = {run: result_of(self.store.get_run(run)) for run in self.accepted}
+        found = {run: record for run, record in stored.items() if record is not None}
         assert {run: record.state for run, record in found.items()} == wanted
         assert self.ends == dict.fromkeys(self.accepted, 1)
         said = Counter(self.gate.messages() + self.gate.messages("agent:main:other"))

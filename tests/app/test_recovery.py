@@ -17,7 +17,7 @@ from gateway.errors import StoreError, VersionConflict
 from gateway.model import RunState
 from gateway.testing import FakeClock, result_of
 from tests.app.faults import Lines
-from tests.app.harness import Gate
+from tests.app.harness import Gate, Live
 
 Gates = Callable[..., Gate]
 DAY_S = 86_400.0
@@ -56,9 +56,12 @@ def state_of(gate: Gate, run: str) -> tuple[RunState, str | None]:
 def test_the_store_knows_what_has_begun(gate: Gate) -> None:
     """A run that goes is stored as running before its backend is called, one that waits as accepted, with its request."""  # noqa: E501
     seen: list[RunState] = []
-    gate.backend.script = lambda live: (
-        seen.append(result_of(gate.store.get_run(live.request.run_id)).state) or live.done
-    )
+
+    def look(live: Live) -> Any:
+        seen.append(result_of(gate.store.get_run(live.request.run_id)).state)
+        return live.done
+
+    gate.backend.script = look
     crowd(gate)
     waiting = result_of(gate.store.get_run("r2"))
     calls = len(gate.store.calls)
@@ -388,6 +391,17 @@ def test_a_rerun_that_did_not_begin_counts_for_nothing(gates: Gates) -> None:
 
     assert second.backend.started == []
     assert third.backend.started == ["r1"]
+
+
+def test_what_counts_is_the_table_at_the_restart(gates: Gates) -> None:
+    """Whether a run is run again is decided by the configuration of the gateway that finds it."""
+    gate = gates(on_restart="rerun")
+    crowd(gate, runs=1)
+    again = gate.restarted()
+    recovered(again)
+
+    assert again.backend.started == []
+    assert state_of(again, "r1") == (RunState.FAILED, "interrupted")
 
 
 def test_an_old_run_is_not_run_again(gates: Gates) -> None:
