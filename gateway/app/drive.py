@@ -147,10 +147,7 @@ class Drive:
         end = TurnEnd(
             run=run.record(outcome),
             messages=self._host.sessions.answer_of(run, outcome),
-            events=(
-                *self._host.log.take(run.run_id),
-                *(output.record() for output in outputs),
-            ),
+            events=self._host.log.end(run, outputs),
             input_tokens=usage.input_tokens if usage else 0,
             output_tokens=usage.output_tokens if usage else 0,
         )
@@ -226,7 +223,12 @@ class Drive:
             _log.failure("run {run}: its end was not stored", failure=failure, run=run_id)
             return ()
 
+        def settle(result: Any) -> Any:
+            host.log.settled(run_id)
+            return result
+
         storing: Deferred[Any] = maybeDeferred(host.store.finish_turn, end)
+        storing.addBoth(settle)
         storing.addErrback(failed).addCallback(stored)
         storing.addErrback(lambda failure: _log.failure("announcing an end", failure=failure))
         if not storing.called:

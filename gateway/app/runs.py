@@ -92,6 +92,11 @@ class Runs:
         drive = self._drives.get(run_id)
         return None if drive is None else drive.run
 
+    def live(self, run_id: str) -> Run | None:
+        """Return a run that is stored and not over: one on its way there may prove to be known already."""
+        drive = self._drives.get(run_id)
+        return drive.run if drive is not None and drive.accepted else None
+
     def going_in(self, session_key: str) -> list[Run]:
         """Return the runs of a session, the one that goes first."""
         found = (self.get(run_id) for run_id in self.lanes.runs(session_key))
@@ -182,6 +187,7 @@ class Runs:
         await gatherResults([self.wait(run_id, STOP_PATIENCE_S) for run_id in self._drives])
         for run_id in self._drives:
             self._log.error("run {run} did not end", run=run_id)
+        await self.log.stop()
 
     # -- for the drives
 

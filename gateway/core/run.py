@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.frames import EncodeFailed, decode, decode_as, encode
+from gateway.core.tail import Tail
 from gateway.errors import BackendErrorKind
 from gateway.model import Position, RunEvent, RunRecord, RunRequest, RunState, Usage
 
@@ -114,6 +115,7 @@ class Run:
         "session_id",
         "started_at_ms",
         "state",
+        "tail",
         "text",
         "text_size",
         "tool_recipient",
@@ -144,6 +146,8 @@ class Run:
         self.session_id = request.session_id
         self.state = RunState.ACCEPTED
         self.seq = 0
+        self.tail = Tail()
+        """The last events that were shown; ``seq`` counts those of the end before they are."""
         self.text = ""
         """The visible answer as far as it was made into events."""
         self.text_size = 0
@@ -278,7 +282,7 @@ class Run:
             outcome = decode_as(encode(outcome), _outcome_decoder)
         except msgspec.ValidationError as error_:
             raise EncodeFailed(str(error_)) from error_
-        data = encode(_lifecycle(outcome))
+        data = encode(lifecycle_end(outcome))
         outputs = [flushed] if (flushed := self.flush(now_ms)) else []
         self.state = state
         self.ended_at_ms = now_ms
@@ -312,7 +316,7 @@ class Run:
         return RunOutput(self, self.seq, stream, encoded, now_ms)
 
 
-def _lifecycle(outcome: RunOutcome) -> dict[str, Any]:
+def lifecycle_end(outcome: RunOutcome) -> dict[str, Any]:
     """Return the data of the terminal lifecycle event (its phases are the protocol's)."""
     data: dict[str, Any] = {"phase": "end", "endedAt": outcome.ended_at_ms}
     if outcome.started_at_ms is not None:
@@ -364,4 +368,13 @@ def _kind(kind: str) -> BackendErrorKind:
         return BackendErrorKind.UNKNOWN
 
 
-__all__ = ["EncodeFailed", "Run", "RunOutcome", "RunOutput", "Waiter", "clean_detail", "valid_text"]
+__all__ = [
+    "EncodeFailed",
+    "Run",
+    "RunOutcome",
+    "RunOutput",
+    "Waiter",
+    "clean_detail",
+    "lifecycle_end",
+    "valid_text",
+]
