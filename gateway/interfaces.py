@@ -188,6 +188,7 @@ class IConnection(Interface):
     conn_id: str = Attribute("UUID of the connection.")
     protocol: int = Attribute("Protocol version chosen for it: 3 or 4.")
     caller: Any = Attribute("The gateway.app.context.Caller of an authenticated connection.")
+    waiting: bool = Attribute("Whether what it is sent has to wait, since its peer reads slowly.")
 
     def deliver(event: Any) -> None:
         """Queue or write one broadcast event (gateway.core.events.Event); takes a connection number."""

@@ -82,6 +82,7 @@ class Metrics:
         self._runs = counter("runs", "Runs ended.", "outcome")
         self._runs_active = gauge("runs_active", "Runs that have not ended.")
         self._listener_errors = counter("listener_errors", "Listeners of runs that raised.")
+        self._log_reads = counter("log_reads", "Positions in logs of runs answered.", "status")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
         self._swept = counter("registry_swept", "Entries that sweeps removed.", "registry")
@@ -127,6 +128,10 @@ class Metrics:
     def listener_failed(self) -> None:
         """Count a listener of a run that raised."""
         self._listener_errors.add(1)
+
+    def log_read(self, status: str) -> None:
+        """Count an answer to a position in a run's log: up-to-date, replay, gap or unknown."""
+        self._log_reads.add(1, status)
 
     def store_state(self, *, failing: bool) -> None:
         """Say whether the store fails to write now."""

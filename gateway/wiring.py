@@ -13,9 +13,11 @@ from gateway import __version__
 from gateway.app.admission import Admission
 from gateway.app.agents import AgentDirectory
 from gateway.app.context import Services
+from gateway.app.follow import Follows
 from gateway.app.health import REFRESH_S, Health
 from gateway.app.hello import Hello
 from gateway.app.hub import Hub
+from gateway.app.logreader import LogReader
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
 from gateway.app.periodic import Measured, Periodic
@@ -91,7 +93,8 @@ class Wiring:
     def registries(self) -> list[Sweepable]:
         """Every bounded registry that the pruner sweeps."""
         services = self.services
-        swept = (services.voice, services.runs.window.claims, services.presence)
+        claims = services.runs.window.claims
+        swept = (services.voice, claims, services.presence, services.follows)
         return [Measured(registry, self.metrics) for registry in swept]
 
     def tick(self) -> None:
@@ -117,6 +120,9 @@ class Wiring:
             metrics=self.metrics,
         )
         sessions.knows_busy(runs.busy)
+        reader = LogReader(clock=clock, store=store, runs=runs, answer_text=sessions.answer_text)
+        follows = Follows(clock=clock, hub=hub, reader=reader, metrics=self.metrics)
+        runs.add_listener(follows)
         runs.add_listener(Projector(hub))
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = Presence(
@@ -143,6 +149,7 @@ class Wiring:
             agents=agents,
             sessions=sessions,
             runs=runs,
+            follows=follows,
             nodes=Nodes(clock=clock, store=store, hub=hub),
             voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
             operations=self.operations,

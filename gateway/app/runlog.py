@@ -250,9 +250,7 @@ class RunLog:
 
 def unbroken(events: Sequence[RunEvent], seq: int) -> Sequence[RunEvent]:
     """Return the beginning of ``events`` that follows the number ``seq`` without a hole."""
-    count = 0
-    for event in events:
+    for count, event in enumerate(events):
         if event.seq != seq + count + 1:
             return events[:count]
-        count += 1
     return events
