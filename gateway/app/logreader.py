@@ -185,7 +185,7 @@ class LogReader:
                         pieces = [] if data.get("replace") else pieces
                         pieces.append(data["delta"])
         except Hole:
-            self._log.warn("the log of run {run} has a hole after {seq}", run=view.run_id, seq=seq)
+            self._log.warn("the log of run {run} has a hole", run=view.run_id)
         return "".join(pieces)
 
     async def _in_time(self, reading: Deferred[T]) -> T:
