@@ -83,6 +83,7 @@ class Metrics:
         self._runs_active = gauge("runs_active", "Runs that have not ended.")
         self._listener_errors = counter("listener_errors", "Listeners of runs that raised.")
         self._log_reads = counter("log_reads", "Positions in logs of runs answered.", "status")
+        self._retention = counter("retention_removed", "What the retention policy removed.", "what")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
         self._swept = counter("registry_swept", "Entries that sweeps removed.", "registry")
@@ -132,6 +133,11 @@ class Metrics:
     def log_read(self, status: str) -> None:
         """Count an answer to a position in a run's log: up-to-date, replay, gap or unknown."""
         self._log_reads.add(1, status)
+
+    def retained(self, *, runs: int, events: int) -> None:
+        """Count what one pass of the retention policy removed."""
+        self._retention.add(runs, "runs")
+        self._retention.add(events, "events")
 
     def store_state(self, *, failing: bool) -> None:
         """Say whether the store fails to write now."""

@@ -23,6 +23,7 @@ from gateway.app.operations import Operations
 from gateway.app.periodic import Measured, Periodic
 from gateway.app.presence import PUBLISH_INTERVAL_S, Presence
 from gateway.app.projection import Projector
+from gateway.app.retention import Keeper
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
 from gateway.app.voice import Voice
@@ -79,6 +80,9 @@ class Wiring:
             Periodic("health", self.clock, REFRESH_S, self.services.health.refresh),
             Periodic("connections", self.clock, SWEEP_S, self.factory.sweep),
             Periodic("presence", self.clock, PUBLISH_INTERVAL_S, self.services.presence.flush),
+            Keeper(
+                clock=self.clock, store=self.store, config=self.config.store, metrics=self.metrics
+            ),
         )
 
     def door(self, secret: str | None) -> DoorPolicy:
