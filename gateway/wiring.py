@@ -17,13 +17,13 @@ from gateway.app.follow import Follows
 from gateway.app.health import REFRESH_S, Health
 from gateway.app.hello import Hello
 from gateway.app.hub import Hub
+from gateway.app.keeper import Keeper
 from gateway.app.logreader import LogReader
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
 from gateway.app.periodic import Measured, Periodic
 from gateway.app.presence import PUBLISH_INTERVAL_S, Presence
 from gateway.app.projection import Projector
-from gateway.app.retention import Keeper
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
 from gateway.app.voice import Voice
@@ -105,6 +105,15 @@ class Wiring:
         """Tell every client that the gateway is there."""
         self.services.hub.broadcast(Event("tick", {"ts": self.clock.now_ms()}))
 
+    def _make_follows(self, hub: Hub, runs: Runs, sessions: Sessions) -> Follows:
+        """Make what shows runs to clients, and let it listen to them."""
+        text = sessions.answer_text
+        reader = LogReader(clock=self.clock, store=self.store, runs=runs, answer_text=text)
+        follows = Follows(clock=self.clock, hub=hub, reader=reader, metrics=self.metrics)
+        runs.add_listener(follows)
+        runs.add_listener(Projector(hub))
+        return follows
+
     def _make_services(self) -> Services:
         clock, entropy, limits, store = self.clock, self.entropy, self.config.limits, self.store
         agents = self.agents
@@ -124,10 +133,7 @@ class Wiring:
             metrics=self.metrics,
         )
         sessions.knows_busy(runs.busy)
-        reader = LogReader(clock=clock, store=store, runs=runs, answer_text=sessions.answer_text)
-        follows = Follows(clock=clock, hub=hub, reader=reader, metrics=self.metrics)
-        runs.add_listener(follows)
-        runs.add_listener(Projector(hub))
+        follows = self._make_follows(hub, runs, sessions)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = Presence(
             hub,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from gateway.app.retention import BEAT_S, DAY_MS, INTERVAL_S, PASSES, Keeper
+from gateway.app.keeper import BEAT_S, DAY_MS, INTERVAL_S, PASSES, Keeper
 from gateway.config import StoreConfig
 from gateway.errors import StoreError
 from gateway.metrics import Metrics
@@ -42,11 +42,11 @@ class Store:
 class Rig:
     def __init__(self, **config: Any) -> None:
         self.clock = JumpingClock()
-        self.store: Any = Store()
+        self.store = Store()
         self.metrics = Metrics()
         self.keeper = Keeper(
             clock=self.clock,
-            store=self.store,
+            store=cast(Any, self.store),
             config=StoreConfig(**config),
             metrics=self.metrics,
         )
@@ -130,7 +130,7 @@ def test_a_store_that_fails() -> None:
 def test_stopping_in_between() -> None:
     """A pass that is under way when it stops is cancelled."""
     rig = Rig()
-    cancelled = []
+    cancelled: list[Any] = []
     rig.store.answer = Deferred(cancelled.append)
     rig.clock.advance(BEAT_S)
     over = rig.keeper.stopService()

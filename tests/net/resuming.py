@@ -7,10 +7,11 @@ from typing import Any
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
+from gateway.client import ClientOptions, Credentials
 from gateway.client.actions import Dial, RunFailed, RunSaid, Send
 from gateway.client.chat import RunEnded, TextDelta, TextReplaced
 from gateway.client.link import Link
-from gateway.client.options import ClientOptions, Credentials, parse_url
+from gateway.client.options import parse_url
 from gateway.client.retry import Reconnect
 from gateway.testing import TOKEN
 from tests.net.gate import Gate

@@ -35,7 +35,9 @@ class Story:
             run_id="r1", session_key=key, session_id="", agent_id="main", text="hello"
         )
         message = Message(message_id="m", role="user", content=[], timestamp_ms=0, run_id="r1")
-        result_of(self.runs.start(Turn(request, message, fingerprint="f", origin="chat", actor="a")))
+        result_of(
+            self.runs.start(Turn(request, message, fingerprint="f", origin="chat", actor="a"))
+        )
         self.gate.clock.advance(0)
 
     def say(self, word: str) -> None:
@@ -68,15 +70,13 @@ class Story:
 
 
 CASES = {"at once": (0, 25), "later": (7, 25), "at the end": (FRAMES, 1)}
-"""When a reader comes back, counted in events of the run, and how far apart the frames are that are cut after:
-who comes back at once gets every frame by itself, which takes the time."""
+"""When a reader comes back, counted in events of the run, and how far apart the frames are after which
+connections are cut: who comes back at once gets every frame by itself, which takes the time."""
 
 
 @pytest.mark.parametrize(("back_after", "apart"), CASES.values(), ids=CASES)
 def test_a_cut_at_every_frame_of_a_run(back_after: int, apart: int) -> None:
-    """The run of 500 frames is told whole, once and with one end to readers whose connections are cut after
-    the first, second ... last of them, and who come back while it goes on or when it has ended.
-    """
+    """A run of 500 frames is told whole and once, wherever its readers' connections are cut in it."""
     story = Story()
     readers = {n: Reader(story.gate, [n]) for n in range(apart, FRAMES + 1, apart)}
     for step, word in enumerate(WORDS, 2):

@@ -71,9 +71,9 @@ class Keeper(Periodic):
         def over(_: None) -> None:
             self._beating = None
 
-        return beating.addErrback(lambda failure: failure.trap(CancelledError) and None).addCallback(
-            over
-        )
+        return beating.addErrback(
+            lambda failure: failure.trap(CancelledError) and None
+        ).addCallback(over)
 
     async def _remove(self) -> None:
         if self.clock.seconds() < self._due_s:
