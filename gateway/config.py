@@ -102,6 +102,12 @@ class StoreConfig(_Table, frozen=True):
     """Database URL; without it the SQLite file gateway.db of the state directory."""
     synchronous: Literal["normal", "full"] = "normal"
     """Durability of SQLite: normal survives a killed process, full also a power cut (slower)."""
+    retain_days: Annotated[float, Meta(ge=0, le=36_500)] = 30.0
+    """Days after their end that runs are known, with their logs; 0 sets no limit."""
+    retain_runs_per_session: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    """Runs of one session that are known, the newest ones; 0 sets no limit."""
+    retain_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 1 << 30
+    """Bytes of disk that the logs of ended runs may take, the oldest events go first; 0 sets no limit."""
 
 
 class LimitsConfig(_Table, frozen=True):

@@ -120,7 +120,7 @@ class IStore(IService):
         """
 
     def append_events(events: Sequence[RunEvent]) -> Deferred[None]:
-        """Append to the logs of runs."""
+        """Append to the logs of runs; events that are stored already may come again, and stay once."""
 
     def finish_turn(end: TurnEnd) -> Deferred[tuple[Message, ...]]:
         """Store the end of a run in one transaction: record, last events, messages, session counters.
@@ -198,6 +198,7 @@ class IConnection(Interface):
     conn_id: str = Attribute("UUID of the connection.")
     protocol: int = Attribute("Protocol version chosen for it: 3 or 4.")
     caller: Any = Attribute("The gateway.app.context.Caller of an authenticated connection.")
+    waiting: bool = Attribute("Whether what it is sent has to wait, since its peer reads slowly.")
 
     def deliver(event: Any) -> None:
         """Queue or write one broadcast event (gateway.core.events.Event); takes a connection number."""

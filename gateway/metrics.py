@@ -84,6 +84,8 @@ class Metrics:
         self._listener_errors = counter("listener_errors", "Listeners of runs that raised.")
         self._ends_waiting = gauge("ends_waiting", "Ends of runs that the store has not taken yet.")
         self._ends_dropped = counter("ends_dropped", "Ends of runs that were never stored.")
+        self._log_reads = counter("log_reads", "Positions in logs of runs answered.", "status")
+        self._retention = counter("retention_removed", "What the retention policy removed.", "what")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
         self._swept = counter("registry_swept", "Entries that sweeps removed.", "registry")
@@ -137,6 +139,15 @@ class Metrics:
     def listener_failed(self) -> None:
         """Count a listener of a run that raised."""
         self._listener_errors.add(1)
+
+    def log_read(self, status: str) -> None:
+        """Count an answer to a position in a run's log: up-to-date, replay, gap or unknown."""
+        self._log_reads.add(1, status)
+
+    def retained(self, *, runs: int, events: int) -> None:
+        """Count what one pass of the retention policy removed."""
+        self._retention.add(runs, "runs")
+        self._retention.add(events, "events")
 
     def store_state(self, *, failing: bool) -> None:
         """Say whether the store fails to write now."""

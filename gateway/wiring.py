@@ -13,9 +13,12 @@ from gateway import __version__
 from gateway.app.admission import Admission
 from gateway.app.agents import AgentDirectory
 from gateway.app.context import Services
+from gateway.app.follow import Follows
 from gateway.app.health import REFRESH_S, Health
 from gateway.app.hello import Hello
 from gateway.app.hub import Hub
+from gateway.app.keeper import Keeper
+from gateway.app.logreader import LogReader
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
 from gateway.app.periodic import Measured, Periodic
@@ -77,6 +80,9 @@ class Wiring:
             Periodic("health", self.clock, REFRESH_S, self.services.health.refresh),
             Periodic("connections", self.clock, SWEEP_S, self.factory.sweep),
             Periodic("presence", self.clock, PUBLISH_INTERVAL_S, self.services.presence.flush),
+            Keeper(
+                clock=self.clock, store=self.store, config=self.config.store, metrics=self.metrics
+            ),
         )
 
     def door(self, secret: str | None) -> DoorPolicy:
@@ -91,12 +97,22 @@ class Wiring:
     def registries(self) -> list[Sweepable]:
         """Every bounded registry that the pruner sweeps."""
         services = self.services
-        swept = (services.voice, services.runs.window.claims, services.presence)
+        claims = services.runs.window.claims
+        swept = (services.voice, claims, services.presence, services.follows)
         return [Measured(registry, self.metrics) for registry in swept]
 
     def tick(self) -> None:
         """Tell every client that the gateway is there."""
         self.services.hub.broadcast(Event("tick", {"ts": self.clock.now_ms()}))
+
+    def _make_follows(self, hub: Hub, runs: Runs, sessions: Sessions) -> Follows:
+        """Make what shows runs to clients, and let it listen to them."""
+        text = sessions.answer_text
+        reader = LogReader(clock=self.clock, store=self.store, runs=runs, answer_text=text)
+        follows = Follows(clock=self.clock, hub=hub, reader=reader, metrics=self.metrics)
+        runs.add_listener(follows)
+        runs.add_listener(Projector(hub))
+        return follows
 
     def _make_services(self) -> Services:
         clock, entropy, limits, store = self.clock, self.entropy, self.config.limits, self.store
@@ -117,7 +133,7 @@ class Wiring:
             metrics=self.metrics,
         )
         sessions.knows_busy(runs.busy)
-        runs.add_listener(Projector(hub))
+        follows = self._make_follows(hub, runs, sessions)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = Presence(
             hub,
@@ -143,6 +159,7 @@ class Wiring:
             agents=agents,
             sessions=sessions,
             runs=runs,
+            follows=follows,
             nodes=Nodes(clock=clock, store=store, hub=hub),
             voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
             operations=self.operations,

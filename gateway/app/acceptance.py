@@ -184,8 +184,8 @@ class Acceptance:
     async def _interrupted(self, drive: Drive, record: RunRecord, seq: int) -> RunOutcome:
         """End a stored run, in the log that it has, through the drive that was made for its repeat."""
         run = drive.run
-        run.epoch, run.seq, run.started_at_ms = record.epoch, seq, record.started_at_ms
-        run.fingerprint = record.fingerprint
+        run.go_on_after(record.epoch, seq)
+        run.started_at_ms, run.fingerprint = record.started_at_ms, record.fingerprint
         ended = self._runs.wait(run.run_id, END_PATIENCE_S)
         drive.accept()
         drive.finish(RunState.FAILED, stop_reason=INTERRUPTED, error=INTERRUPTED_TEXT)

@@ -13,6 +13,7 @@ from gateway.model import ClientInfo, Principal, Role
 
 if TYPE_CHECKING:
     from gateway.app.agents import AgentDirectory
+    from gateway.app.follow import Follows
     from gateway.app.health import Health
     from gateway.app.hub import Hub
     from gateway.app.nodes import Nodes
@@ -81,6 +82,7 @@ class Services:
     agents: AgentDirectory
     sessions: Sessions
     runs: Runs
+    follows: Follows
     nodes: Nodes
     voice: Voice
     operations: Operations

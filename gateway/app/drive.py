@@ -240,10 +240,7 @@ class Drive:
         end = TurnEnd(
             run=run.record(outcome),
             messages=self._host.sessions.answer_of(run, outcome),
-            events=(
-                *self._host.log.take(run.run_id),
-                *(output.record() for output in outputs),
-            ),
+            events=self._host.log.end(run, outputs),
             input_tokens=usage.input_tokens if usage else 0,
             output_tokens=usage.output_tokens if usage else 0,
         )

@@ -7,6 +7,7 @@ Who asks how such a run ended is told.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred
@@ -53,13 +54,16 @@ class Ends:
         clock: IClock,
         sessions: Sessions,
         metrics: Metrics,
+        settled: Callable[[str], None] = lambda _run_id: None,
         maximum: int = MAX_ENDS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        """Make it empty; ``settled`` is called with each run whose end is stored, or given up."""
         self._store = store
         self._clock = clock
         self._sessions = sessions
         self._metrics = metrics
+        self._settled = settled
         self._maximum = maximum
         self._max_bytes = max_bytes
         self._ends: dict[str, _End] = {}
@@ -91,7 +95,11 @@ class Ends:
         self._schedule()
 
     def stored(self, run_id: str) -> None:
-        """The store has taken the end after all."""
+        """The store has the end of a run: whatever was held of it is let go."""
+        self._forget(run_id)
+        self._settled(run_id)
+
+    def _forget(self, run_id: str) -> None:
         kept = self._ends.pop(run_id, None)
         if kept is not None:
             self._bytes -= kept.size
@@ -110,7 +118,7 @@ class Ends:
 
     def _put(self, end: TurnEnd, *, asked: bool) -> None:
         run_id = end.run.run_id
-        self.stored(run_id)
+        self._forget(run_id)
         size = _size_of(end)
         self._ends[run_id] = _End(end, size, asked)
         self._bytes += size

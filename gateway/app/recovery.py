@@ -101,7 +101,8 @@ class Recovery:
         while self._endings:
             batch = [self._endings[at] for at in range(min(AT_ONCE, len(self._endings)))]
             for each in batch:
-                each.drive.run.seq = await last_seq(self._host.store, each.drive.run.run_id)
+                run = each.drive.run
+                run.go_on_after(run.epoch, await last_seq(self._host.store, run.run_id))
             await gatherResults([self._end(each) for each in batch])
             for _ in batch:
                 self._endings.popleft()

@@ -68,7 +68,13 @@ class Runs:
             maximum=limits.idempotency_max, ttl_s=limits.idempotency_ttl_s
         )
         self.log = RunLog(store, clock)
-        self.ends = Ends(store=store, clock=clock, sessions=sessions, metrics=metrics)
+        self.ends = Ends(
+            store=store,
+            clock=clock,
+            sessions=sessions,
+            metrics=metrics,
+            settled=self.log.settled,
+        )
         self.queued_ttl_s = limits.queued_ttl_s
         self._acceptance = Acceptance(self, agents)
         self.recovery = Recovery(self, agents, ttl_s=limits.queued_ttl_s)
@@ -101,6 +107,11 @@ class Runs:
     def drive(self, run_id: str) -> Drive | None:
         """Return what moves a run that is not over."""
         return self._drives.get(run_id)
+
+    def live(self, run_id: str) -> Run | None:
+        """Return a run that is stored and not over: one on its way there may prove to be known already."""
+        drive = self.drive(run_id)
+        return drive.run if drive is not None and drive.accepted else None
 
     def going_in(self, session_key: str) -> list[Run]:
         """Return the runs of a session, the one that goes first."""

@@ -25,6 +25,10 @@ Change = Callable[[Session | None], Session]
 Check = Callable[[Session | None], None]
 """Raises if a session is not the one that somebody knew."""
 
+ANSWER_PAGE = 50
+ANSWER_PAGES = 200
+"""How far back in a transcript the answer of a run is looked for."""
+
 
 class Sessions:
     """The sessions of all agents."""
@@ -139,9 +143,19 @@ class Sessions:
 
     async def answer_text(self, session_id: str, run_id: str) -> str:
         """Return the text a run answered with, as the transcript has it; empty if it is not there."""
-        recent: tuple[Message, ...] = await self._store.list_messages(session_id, limit=50)
-        answers = [m for m in recent if m.run_id == run_id and m.role == "assistant"]
-        return text_of(answers[-1].content) if answers else ""
+        before: int | None = None
+        for _ in range(ANSWER_PAGES):
+            page: tuple[Message, ...] = await self._store.list_messages(
+                session_id, limit=ANSWER_PAGE, before_seq=before
+            )
+            found = [message for message in page if message.run_id == run_id]
+            answers = [message for message in found if message.role == "assistant"]
+            if answers:
+                return text_of(answers[-1].content)
+            if found or not page:
+                break  # its message has no answer behind it
+            before = page[0].seq
+        return ""
 
     async def inject(self, key: str, text: str, label: str | None) -> str:
         """Append an assistant message to a transcript and show it; return its id."""

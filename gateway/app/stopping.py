@@ -25,6 +25,7 @@ async def stop_runs(runs: Runs, patience_s: float) -> None:
     await gatherResults([runs.wait(run.run_id, patience_s) for run in runs.unfinished])
     for run in runs.unfinished:
         _log.error("run {run} did not end", run=run.run_id)
+    await runs.log.stop()
     await runs.ends.stop()
     runs.dismiss(
         Unavailable(

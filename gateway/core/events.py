@@ -48,6 +48,7 @@ EVENTS: Final[dict[str, EventSpec]] = {
         EventSpec("connect.challenge", (), Delivery.MUST),
         EventSpec("agent", _READ, Delivery.MUST),
         EventSpec("chat", _READ, Delivery.MUST),
+        EventSpec("run.event", _READ, Delivery.MUST),
         EventSpec("presence", _READ, Delivery.DROPPABLE),
         EventSpec("health", (), Delivery.LATEST),
         EventSpec("tick", (), Delivery.LATEST),

@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.frames import EncodeFailed, decode, decode_as, encode
+from gateway.core.tail import Tail
 from gateway.errors import BackendErrorKind, GatewayError
 from gateway.model import Position, RunEvent, RunRecord, RunRequest, RunState, Usage
 
@@ -121,6 +122,7 @@ class Run:
         "session_id",
         "started_at_ms",
         "state",
+        "tail",
         "text",
         "text_size",
         "tool_recipient",
@@ -151,6 +153,8 @@ class Run:
         self.session_id = request.session_id
         self.state = RunState.ACCEPTED
         self.seq = 0
+        self.tail = Tail()
+        """The last events that were shown; ``seq`` counts those of the end before they are."""
         self.text = ""
         """The visible answer as far as it was made into events."""
         self.text_size = 0
@@ -160,6 +164,11 @@ class Run:
         self.waiters: list[Waiter] = []
         self._pieces: list[str] = []
         self._replaced = False
+
+    def go_on_after(self, epoch: str, seq: int) -> None:
+        """Go on in the log that an earlier process has begun, after its last event."""
+        self.epoch, self.seq = epoch, seq
+        self.tail.begin_after(seq)
 
     @property
     def run_id(self) -> str:
@@ -285,7 +294,7 @@ class Run:
             outcome = decode_as(encode(outcome), _outcome_decoder)
         except msgspec.ValidationError as error_:
             raise EncodeFailed(str(error_)) from error_
-        data = encode(_lifecycle(outcome))
+        data = encode(lifecycle_end(outcome))
         outputs = [flushed] if (flushed := self.flush(now_ms)) else []
         self.state = state
         self.ended_at_ms = now_ms
@@ -319,7 +328,7 @@ class Run:
         return RunOutput(self, self.seq, stream, encoded, now_ms)
 
 
-def _lifecycle(outcome: RunOutcome) -> dict[str, Any]:
+def lifecycle_end(outcome: RunOutcome) -> dict[str, Any]:
     """Return the data of the terminal lifecycle event (its phases are the protocol's)."""
     data: dict[str, Any] = {"phase": "end", "endedAt": outcome.ended_at_ms}
     if outcome.started_at_ms is not None:
@@ -381,5 +390,6 @@ __all__ = [
     "RunOutput",
     "Waiter",
     "clean_detail",
+    "lifecycle_end",
     "valid_text",
 ]

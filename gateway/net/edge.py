@@ -161,6 +161,7 @@ class Edge:
         caller: Caller = connection.caller
         if not self.services.hub.remove(connection):
             return
+        self.services.follows.left(caller.conn_id)
         try:
             if caller.is_node:
                 self.services.nodes.left(connection)

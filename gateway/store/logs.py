@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from gateway.model import EventSpan, RunEvent
 from gateway.store.tables import columns_of, run_events, runs, to_record, to_values
@@ -25,6 +26,9 @@ _EVENTS = (
     .order_by(run_events.c.seq)
     .limit(bindparam("limit"))
 )
+_AT = select(*columns_of(run_events, RunEvent)).where(
+    _OF_RUN, run_events.c.epoch == bindparam("epoch"), run_events.c.seq == bindparam("seq")
+)
 _OWN_EVENTS = _EVENTS.where(run_events.c.epoch == _EPOCH)
 _EVENTS_OF_EPOCH = _EVENTS.where(run_events.c.epoch == bindparam("epoch"))
 
@@ -43,9 +47,25 @@ _SPAN = select(
 
 
 def append(connection: Connection, events: Sequence[RunEvent]) -> None:
-    """Append to logs; an event whose place is taken fails all of them."""
-    if events:
+    """Append to logs. One that is stored already stays; one whose place another has fails all of them.
+
+    A commit can succeed and be said to have failed: its events then come a second time.
+    """
+    if not events:
+        return
+    try:
         connection.execute(_INSERT, [to_values(event) for event in events])
+    except IntegrityError:
+        # SQLite has undone the one statement that failed; those before it stand.
+        missing = [event for event in events if not _is_stored(connection, event)]
+        if missing:
+            connection.execute(_INSERT, [to_values(event) for event in missing])
+
+
+def _is_stored(connection: Connection, event: RunEvent) -> bool:
+    place = {"run_id": event.run_id, "epoch": event.epoch, "seq": event.seq}
+    row = connection.execute(_AT, place).first()
+    return row is not None and to_record(RunEvent, row) == event
 
 
 def size_of(events: Sequence[RunEvent]) -> int:

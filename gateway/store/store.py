@@ -100,7 +100,7 @@ class SQLStore(Database):
         return self._write(partial(runs.accept, run=run, change=change, message=message))
 
     def append_events(self, events: Sequence[RunEvent]) -> Deferred[None]:
-        """See IStore. An event whose place in its log is taken fails all of them."""
+        """See IStore. An event whose place in its log another has fails all of them."""
         return self._write(partial(logs.append, events=tuple(events)))
 
     def finish_turn(self, end: TurnEnd) -> Deferred[tuple[Message, ...]]:

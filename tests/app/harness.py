@@ -110,6 +110,7 @@ class FakeConnection:
         self.frames: list[dict[str, Any]] = []
         self.closed: tuple[Any, int, str] | None = None
         self.broken: Exception | None = None
+        self.waiting = False
         self._seq = 0
 
     def deliver(self, event: Event) -> None:

@@ -92,6 +92,8 @@ class Crowd:
         client = self.join(scopes=("operator.write",), caps=("tool-events",), mode=mode)
         client.ok("sessions.subscribe")
         client.ok("sessions.messages.subscribe", {"key": "s1"})
+        for run_id in list(self.runs._drives)[:3]:
+            client.ok("runs.follow", {"runId": run_id})
         return client
 
     def ask(self, run_id: str, key: str, visitor: Client) -> tuple[str, Call]:
@@ -187,6 +189,9 @@ def test_nothing_of_a_run_stays() -> None:
         "voice": services.voice,
         "voice locks": services.voice._deciding,
         "presence": services.presence,
+        "follows": services.follows,
+        "live follows": services.follows._live,
+        "ends on their way": runs.log._endings,
         "connections": services.hub,
         "budgets": services.hub._held,
         "followers": services.hub._followers,

@@ -60,14 +60,24 @@ class LogContract:
         assert wait(store.list_events("nobody", after_seq=0, limit=9)) == ()
 
     def test_a_place_is_taken_once(self, store: IStore, wait: Wait) -> None:
-        """An event whose number is taken fails the whole batch; an empty batch is fine."""
+        """An event whose number another has fails the whole batch; an empty batch is fine."""
         wait(store.accept_turn(a_run(), setting(), None))
         wait(store.append_events([an_event(1)]))
         wait(store.append_events([]))
 
         with pytest.raises(StoreError):
-            wait(store.append_events([an_event(2), an_event(1)]))
+            wait(store.append_events([an_event(2), an_event(1, data=b"{}")]))
         assert wait(store.list_events("run-1", after_seq=0, limit=9)) == (an_event(1),)
+
+    def test_what_is_stored_may_come_again(self, store: IStore, wait: Wait) -> None:
+        """Events of a commit that was said to have failed are taken a second time, and stay once."""
+        wait(store.accept_turn(a_run(), setting(), None))
+        wait(store.append_events([an_event(1), an_event(2)]))
+
+        wait(store.append_events([an_event(1), an_event(2), an_event(3)]))
+
+        found = wait(store.list_events("run-1", after_seq=0, limit=9))
+        assert found == tuple(map(an_event, (1, 2, 3)))
 
     def test_span(self, store: IStore, wait: Wait) -> None:
         """The span is from the first to the last stored event of the run's own epoch."""
@@ -99,7 +109,7 @@ class LogContract:
         # The places of the pruned events are free again, those of the others are not.
         wait(store.append_events([an_event(1, "a"), an_event(1, "b", epoch="old")]))
         with pytest.raises(StoreError):
-            wait(store.append_events([an_event(1, "c")]))
+            wait(store.append_events([an_event(1, "c", data=b"{}")]))
 
 
 class RetentionContract:
