@@ -49,12 +49,13 @@ class Breaking:
 
     def heard(self, notice: Any) -> None:
         """Count an event; the connection is cut right behind it."""
-        if not isinstance(notice, Event) or not self._cuts:
-            return
+        if not isinstance(notice, Event) or not self._cuts or self._protocol is None:
+            return  # what was read before the cut is still told
         self._events += 1
         if self._events == self._cuts[0]:
             self._cuts.pop(0)
             self._protocol.transport.abortConnection()
+            self._protocol = None
 
 
 async def read(daemon: Daemon, number: int) -> tuple[Any, str, int]:
@@ -64,7 +65,7 @@ async def read(daemon: Daemon, number: int) -> tuple[Any, str, int]:
     client = await daemon.connect(
         reactor, endpoint=endpoint, reconnect=policy, caps=("session-scoped-events",)
     )
-    await client.request("sessions.messages.subscribe", {"key": f"session-{number}"})
+    await client.call("sessions.messages.subscribe", {"key": f"session-{number}"})
     client.on_event(endpoint.heard)
     told, ended = "", []
     async for event in client.chat("/tokens 500", f"session-{number}"):
