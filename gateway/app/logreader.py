@@ -92,10 +92,11 @@ class LogReader:
         view = self._here(run_id)
         if view is not None:
             return view
-        record: RunRecord | None = await self._in_time(self._store.get_run(run_id))
-        span: EventSpan | None = None
-        if record is not None:
-            span = await self._in_time(self._store.event_span(run_id))
+        # The record last: of a run that it calls open, what comes next is behind what was seen of the log.
+        span: EventSpan | None = await self._in_time(self._store.event_span(run_id))
+        record: RunRecord | None = None
+        if span is not None:
+            record = await self._in_time(self._store.get_run(run_id))
         view = self._here(run_id)
         if view is not None:
             return view  # it was on its way between the two

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from gateway.app import follow
 from gateway.app.follow import BUSY_S, RETRY_S
 from gateway.core import tail
 from gateway.errors import StoreError
-from gateway.model import Retention, RunEvent, RunState, TurnEnd
+from gateway.model import Position, Retention, RunEvent, RunState, TurnEnd
 from gateway.testing import result_of
 from tests.app.harness import Gate
 from tests.app.runlogs import after, begin, evict, finish, say, seqs, settle, told
@@ -346,3 +347,93 @@ def test_a_run_that_is_driven_again_in_another_epoch(gates: Callable[..., Gate])
     assert (waiting, follows) == ([], 1)
     assert [(e["epoch"], e["seq"]) for e in client.events("run.event")] == [("new", 1)]
     assert len(again.services.follows) == 0
+
+
+# -- whatever the order
+
+
+class Held:
+    """A store whose reads of events wait until they are let go on, one by one."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.held: list[Callable[[], None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def list_events(self, *args: Any, **how: Any) -> Deferred[Any]:
+        read: Deferred[Any] = Deferred()
+        real = self._inner.list_events
+
+        def go() -> None:
+            real(*args, **how).addBoth(lambda found: None if read.called else read.callback(found))
+
+        self.held.append(go)
+        return read
+
+    def release(self) -> None:
+        if self.held:
+            self.held.pop(0)()
+
+
+@pytest.mark.parametrize("ends_after", [2, 4])
+def test_every_order(gate: Gate, ends_after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer and events are the log, whatever happens between the read and the switch to live events."""
+    monkeypatch.setattr(tail, "MAX_EVENTS", 1)
+    monkeypatch.setattr(follow, "PAGE_EVENTS", 2)
+    store = Held(gate.store)
+    gate.services.follows._reader._store = store  # type: ignore[assignment]
+    for order in product(("say", "release", "turn"), repeat=4):
+        run = "-".join(order)
+        begin(gate, run, run).leave()
+        say(gate, "a ", "b ", "c ", "d ", run=run)
+        client = gate.client()
+        call = client.call("runs.follow", {"runId": run, "limit": 2})
+        for number, step in enumerate(order, 1):
+            if step == "release":
+                store.release()
+            elif step == "turn":
+                gate.turn()
+            elif number <= ends_after:
+                say(gate, f"{number} ", run=run)
+            if number == ends_after:
+                finish(gate, run)
+        for _ in range(12):
+            store.release()
+            gate.clock.advance(0.1)
+
+        answer = call.payload
+        assert (answer["status"], seqs(answer["events"])) == ("replay", [1, 2]), run
+        got = [*answer["events"], *client.events("run.event")]
+        assert seqs(got) == list(range(1, len(got) + 1)), run
+        assert got[-1]["data"]["phase"] == "end", run
+        assert len(gate.services.follows) == 0, run
+        client.leave()
+
+
+def test_an_output_that_comes_again(gate: Gate) -> None:
+    """What a follower has is not sent again, and what does not follow is read from the log."""
+    client = begin(gate)
+    outputs = gate.record()
+    client.ok("runs.follow", {"runId": "r1"})
+    say(gate, "a ", "b ")
+    gate.services.follows(outputs[0])
+    gate.services.follows._live["r1"][client.connection.conn_id].seq = 1
+    say(gate, "c ")
+    settle(gate)
+
+    assert told(client) == [2, 3, 2, 3, 4]
+
+
+def test_another_epoch_that_has_no_event_yet(gate: Gate) -> None:
+    """A follower that stands in an older epoch gets the first event of the new one."""
+    begin(gate)
+    client = gate.client()
+    client.send("next", run="r2")
+    position = Position(epoch="old", seq=3)
+    gate.services.follows._enter(client.connection.conn_id, {"r2": position})
+    settle(gate)
+    finish(gate)
+
+    assert [(e["epoch"], e["seq"]) for e in client.events("run.event")] == [(gate.runs.epoch, 1)]

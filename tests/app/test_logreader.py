@@ -12,6 +12,7 @@ from gateway.app import follow
 from gateway.app.logreader import PATIENCE_S
 from gateway.core import tail
 from gateway.errors import StoreError
+from gateway.model import RunState
 from gateway.testing import result_of
 from tests.app.faults import Lines
 from tests.app.harness import Gate
@@ -140,12 +141,46 @@ def test_a_reader_ahead_of_the_store(gates: Callable[..., Gate]) -> None:
     gate.clock.advance(0.2)
     say(gate, ", and on")
     again = gate.restarted()
+    open_ = again.client().ok("runs.read", {"runId": "r1", **after(gate, 50)})
     result_of(Deferred.fromCoroutine(again.runs.recover()))
     answer = again.client().ok("runs.read", {"runId": "r1", **after(gate, 50)})
     again.close()
 
     assert answer["status"] == "gap"
     assert answer["snapshot"] == {"text": "anew, and on", "state": "failed"}
+    assert open_["snapshot"]["text"] == "anew, and on"
+    assert not RunState(open_["snapshot"]["state"]).terminal
+
+
+def test_what_is_left_of_a_broken_log(gates: Callable[..., Gate]) -> None:
+    """Where neither transcript nor log has the whole answer, the snapshot holds its beginning."""
+    gate = gates()
+    begin(gate)
+    say(gate, "kept ")
+    gate.runs.log._max_waiting = 0
+    gate.lost = 1
+    say(gate, "lost ")
+    gate.runs.log._max_waiting = 10
+    say(gate, "later")
+    again = gate.restarted()
+    result_of(Deferred.fromCoroutine(again.runs.recover()))
+    with Lines() as lines:
+        answer = again.client().ok("runs.read", {"runId": "r1", **after(gate, 50)})
+    again.close()
+
+    assert answer["snapshot"] == {"text": "kept ", "state": "failed"}
+    assert lines.texts == ["the log of run r1 has a hole"]
+
+
+def test_a_run_that_is_accepted_while_it_is_looked_for(gate: Gate) -> None:
+    """A run that was not there when the store was asked, and is by the answer, is known."""
+    client = gate.client()
+    gate.store.hanging.add("event_span")
+    call = client.call("runs.read", {"runId": "r1"})
+    begin(gate)
+    gate.store.release()
+
+    assert seqs(call.payload["events"]) == [1]
 
 
 def test_a_log_with_a_hole(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

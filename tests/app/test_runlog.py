@@ -140,6 +140,24 @@ def test_a_store_that_fails() -> None:
     assert rig.clock.getDelayedCalls() == []
 
 
+def test_what_comes_while_a_batch_is_refused() -> None:
+    """It waits behind the batch, so that the order stays."""
+    rig = Rig()
+    run = rig.run()
+    refusing: Deferred[None] = Deferred()
+    rig.store.append_events = lambda events: refusing
+    rig.put(run)
+    rig.clock.advance(0)
+    rig.put(run)
+    refusing.errback(StoreError("locked"))
+    waiting = len(rig.log)
+    del rig.store.append_events
+    rig.clock.advance(1)
+
+    assert waiting == 2
+    assert rig.stored() == [2, 3]
+
+
 def test_too_much_waits_while_the_store_fails() -> None:
     """Only what is beyond the bounds is lost, and is counted."""
     rig = Rig(max_waiting=3)
@@ -229,6 +247,15 @@ def test_the_last_offer() -> None:
     result_of(stopping)
     assert rig.stored() == [2, 3]
     assert rig.clock.getDelayedCalls() == []
+
+
+def test_nothing_to_offer() -> None:
+    """A log that holds nothing stops at once."""
+    rig = Rig()
+
+    result_of(Deferred.fromCoroutine(rig.log.stop()))
+
+    assert rig.store.calls == []
 
 
 def test_the_last_offer_is_refused() -> None:
