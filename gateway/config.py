@@ -129,6 +129,8 @@ class LimitsConfig(_Table, frozen=True):
     """Largest attachment of a message, decoded, in bytes."""
     outbox_bytes: Bytes = 16_777_216
     """Bytes that may wait for one slow client before it is closed."""
+    outbox_total_bytes: Annotated[int, Meta(ge=1024, le=1 << 40)] = 268_435_456
+    """Bytes that may wait for all clients together; beyond, those who hold most give first."""
     outbox_age_s: Seconds = 120.0
     """How long the oldest of them may wait, in seconds."""
     close_grace_s: Seconds = 1.0
