@@ -22,7 +22,9 @@ RELIEF: Final = 16
 
 
 class _Outbox(Protocol):
-    held: int
+    @property
+    def held(self) -> int:
+        """Bytes that are kept for its client."""
 
     def shed(self, size: int) -> int:
         """Shed droppable frames."""

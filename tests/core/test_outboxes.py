@@ -44,9 +44,10 @@ def relieved(total: Outboxes, clients: list[Client]) -> list[Client]:
 
 
 def test_the_total_is_that_of_all() -> None:
-    """Every byte that waits anywhere counts, also the rest of a long message, until it left or was cleared."""
+    """Every byte that waits anywhere counts, the rest of a long message too, until it is gone."""
     total = Outboxes(MAX)
-    one, two = made(total), made(total)
+    one = made(total)
+    two = made(total)
     fill(one, 1_000)
     fill(two, 2_000)
     two.outbox.write_long(500, Delivery.MUST)
