@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +20,11 @@ from twisted.logger import LogEvent
 from gateway.errors import CloseCause, CloseCode
 from gateway.net.websocket import UNREAD_ANSWERS_BYTES
 from gateway.testing import TOKEN
-from tests.integration.test_connections_real import Gate, Peer, at_once, log
+from tests.integration.test_connections_real import Gate, Peer, at_once, certificate, log
 from tests.net.gate import CLI, SCOPES
 from tests.net.wire import masked
 
-__all__ = ["log"]
+__all__ = ["certificate", "log"]
 pytestmark = pytest.mark.integration
 reactor: Any = _reactor
 GIGABYTE = 1_000_000_000
@@ -34,11 +36,20 @@ def resident() -> int:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 @pytest_twisted.ensureDeferred
-async def test_a_gigabyte_of_requests_is_pushed_back() -> None:
+async def test_a_gigabyte_of_requests_is_pushed_back(certificate: Path, secure: bool) -> None:
     """A client that sends 1 GB and reads nothing gets in some MB, then blocks; when it reads it is served."""
-    gate = Gate()
-    peer = await deferToThread(lambda: Peer(gate, receive=65_536).join())
+    context = None
+    spec = "127.0.0.1:0"
+    if secure:
+        spec = f"ssl:0:interface=127.0.0.1:privateKey={certificate}:certKey={certificate}"
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    gate = Gate(spec)
+    peer = await deferToThread(lambda: Peer(gate, receive=65_536, tls=context).join())
     (connection,) = gate.factory.open_connections
     request = b'{"type":"req","id":"%06d","method":"health"}'
     chunk = 1000
