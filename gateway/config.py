@@ -122,7 +122,7 @@ class LimitsConfig(_Table, frozen=True):
     connections_per_principal: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Connections of one identity at once, loopback excepted; 0 is unlimited."""
     request_queue: Count = 256
-    """Requests of one connection that may be in work at once."""
+    """Requests of one connection that may be in work at once; more are not read, or answered busy."""
     payload_bytes: Bytes = 26_214_400
     """Largest message of an authenticated connection, in bytes."""
     attachment_bytes: Bytes = 5_000_000

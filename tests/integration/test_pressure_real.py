@@ -92,6 +92,23 @@ async def test_a_gigabyte_of_requests_is_pushed_back(certificate: Path, secure: 
     await gate.stop()
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_leaves_while_it_is_pushed_back(how: str, log: list[LogEvent]) -> None:
+    """That a client is gone is noticed at once although nothing is read from it."""
+    gate = Gate(outbox_bytes=65_536)
+    peer = await deferToThread(lambda: Peer(gate, receive=4096).join())
+    (connection,) = gate.factory.open_connections
+    data = masked(b'{"type":"req","id":"h","method":"health"}') * 1000
+    await deferToThread(peer.socket.sendall, data)
+    await gate.until(lambda: connection._reading_paused)
+    (peer.reset if how == "reset" else peer.socket.close)()
+    await gate.until(lambda: not len(gate.factory), seconds=5)
+    assert [line["cause"] for line in log] == ["peer-gone"]
+    assert log[0]["dropped"]["must"] > 0
+    await gate.stop()
+
+
 @pytest_twisted.ensureDeferred
 async def test_one_that_stops_reading_among_many(log: list[LogEvent]) -> None:
     """While 20 times its cap is published the total never passes the cap, the others get all, the slow one its code."""  # noqa: E501
