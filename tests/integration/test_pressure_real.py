@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent
@@ -119,6 +120,8 @@ async def test_one_that_stops_reading_among_many(log: list[LogEvent]) -> None:
     quick = gate.factory.open_connections
     slow = await deferToThread(lambda: Peer(gate, receive=4096).join())
     total = gate.wiring.edge.outboxes
+    (stuck,) = set(gate.factory.open_connections).difference(quick)
+    seen: Deferred[tuple[int, str] | None] | None = None
     held = []
 
     def listen(peer: Peer) -> list[int]:
@@ -131,13 +134,15 @@ async def test_one_that_stops_reading_among_many(log: list[LogEvent]) -> None:
         for number in range(count):
             gate.broadcast("session.message", n=number, x="x" * size)
             held.append(total.held)
+            if stuck.closing and seen is None:  # from now on it has a second to begin to read
+                seen = deferToThread(slow.closed)
             while any(c.waiting for c in quick):  # publish as fast as the others read
                 await deferLater(reactor, 0.001, lambda: None)
         await gate.until(lambda: all(work.done() for work in listening))
     assert [work.result() for work in listening] == [list(range(count))] * len(peers)
     assert cap / 2 < max(held) <= cap
-    seen = await deferToThread(slow.closed)
-    assert seen == (1008, "slow consumer")
+    assert seen is not None
+    assert await seen == (1008, "slow consumer")
     await gate.until(lambda: len(gate.factory) == len(peers))
     (line,) = log
     assert line["cause"] == "slow-consumer"
