@@ -128,13 +128,15 @@ class LimitsConfig(_Table, frozen=True):
     connections_per_principal: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Connections of one identity at once, loopback excepted; 0 is unlimited."""
     request_queue: Count = 256
-    """Requests of one connection that may be in work at once."""
+    """Requests of one connection that may be in work at once; more are not read, or answered busy."""
     payload_bytes: Bytes = 26_214_400
     """Largest message of an authenticated connection, in bytes."""
     attachment_bytes: Bytes = 5_000_000
     """Largest attachment of a message, decoded, in bytes."""
     outbox_bytes: Bytes = 16_777_216
     """Bytes that may wait for one slow client before it is closed."""
+    outbox_total_bytes: Annotated[int, Meta(ge=1024, le=1 << 40)] = 268_435_456
+    """Bytes that may wait for all clients together; beyond, those who hold most give first."""
     outbox_age_s: Seconds = 120.0
     """How long the oldest of them may wait, in seconds."""
     close_grace_s: Seconds = 1.0

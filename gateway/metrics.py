@@ -77,7 +77,7 @@ class Metrics:
         self._connections = gauge("connections", "Open connections.", "role", "protocol")
         self._closed = counter("connections_closed", "Connections by why they ended.", "cause")
         self._refused = counter("handshakes_refused", "Refused handshakes.", "cause")
-        self._dropped = counter("outbox_dropped", "Events shed for slow clients.", "class")
+        self._dropped = counter("outbox_dropped", "Frames lost to slow clients.", "class")
         self._requests = counter("requests", "Requests answered.", "method", "outcome")
         self._runs = counter("runs", "Runs ended.", "outcome")
         self._runs_active = gauge("runs_active", "Runs that have not ended.")
@@ -108,7 +108,7 @@ class Metrics:
         self._refused.add(1, cause)
 
     def outbox_dropped(self, delivery_class: str, count: int = 1) -> None:
-        """Count events that a slow client did not get: must, latest or droppable."""
+        """Count frames that a client did not get as they were: must, latest or droppable."""
         self._dropped.add(count, delivery_class)
 
     def request_done(self, method: str, outcome: str, seconds: float | None = None) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gateway.core.frames import encode
 
-Framer = Callable[[bytes], bytes]
+F = TypeVar("F")
 
 
 class Delivery(Enum):
@@ -97,7 +97,7 @@ class Event:
         else:
             three = None if v3 is None else (_head(name, v3), tail)
         self._cached: dict[int, tuple[bytes, bytes] | None] = {3: three, 4: four}
-        self._framed: dict[int, tuple[int, bytes]] = {}
+        self._framed: dict[int, tuple[int, Any]] = {}
 
     def parts(self, protocol: int) -> tuple[bytes, bytes] | None:
         """Return the frame's text before and after the number, or None if this version has none."""
@@ -115,11 +115,15 @@ class Event:
         head, tail = parts
         return head + tail if seq is None else b'%b,"seq":%d%b' % (head, seq, tail)
 
-    def framed(self, protocol: int, seq: int, framer: Framer) -> bytes:
-        """Return ``framer(encoded(...))``; connections at the same number share one object."""
+    def framed(self, protocol: int, seq: int, framer: Callable[[bytes], F]) -> F:
+        """Return ``framer(encoded(...))``; connections at the same number share one object.
+
+        All calls for one event have to give the same framer.
+        """
         last = self._framed.get(protocol)
         if last is not None and last[0] == seq:
-            return last[1]
+            shared: F = last[1]
+            return shared
         data = framer(self.encoded(protocol, seq))
         self._framed[protocol] = (seq, data)
         return data

@@ -21,16 +21,22 @@ bound (frames differ by a factor of 100,000).
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
+from typing import Final
 
 from gateway.core.events import Delivery, Event
+from gateway.core.outboxes import Outboxes
 
 ENTRY_OVERHEAD = 200
 """Bytes counted for an entry besides its text: what Python's objects around it take."""
 
 MAX_EMPTY = 16
 """So many empty entries may always lie in the queue; beyond, no more than half of all."""
+
+_NONE: Final[Mapping[Delivery, int]] = MappingProxyType({})
 
 
 class Verdict(Enum):
@@ -45,20 +51,32 @@ class Verdict(Enum):
 class _Entry:
     """A frame that waits, ``holes`` numbers after the one before it; without a frame: only the holes."""
 
-    __slots__ = ("data", "event", "holes", "queued_at", "size")
+    __slots__ = ("answer", "data", "event", "holes", "queued_at", "size")
 
     def __init__(
-        self, size: int, queued_at: float, *, event: Event | None = None, data: bytes | None = None
+        self,
+        size: int,
+        queued_at: float,
+        *,
+        event: Event | None = None,
+        data: bytes | None = None,
+        answer: bool = False,
     ) -> None:
         self.size = size
         self.queued_at = queued_at
         self.event = event
         self.data = data
+        self.answer = answer
         self.holes = 0
 
     @property
     def empty(self) -> bool:
         return self.event is None and self.data is None
+
+    @property
+    def delivery(self) -> Delivery:
+        """The class of its frame."""
+        return Delivery.MUST if self.event is None else self.event.delivery
 
 
 class Outbox:
@@ -70,24 +88,44 @@ class Outbox:
         "_latest",
         "_sheddable",
         "_sheddable_bytes",
+        "answers",
+        "discarded",
         "dropped",
         "max_age",
         "max_bytes",
+        "merged",
         "protocol",
         "queued",
         "seq",
+        "taken",
+        "total",
+        "writing",
     )
 
-    def __init__(self, protocol: int, *, max_bytes: int, max_age: float) -> None:
+    def __init__(
+        self, protocol: int, *, max_bytes: int, max_age: float, total: Outboxes | None = None
+    ) -> None:
         self.protocol = protocol
         self.max_bytes = max_bytes
         self.max_age = max_age
+        self.total = total or Outboxes(max_bytes)
+        """What this and the other outboxes hold together."""
         self.queued = 0
         """Bytes that wait."""
+        self.answers = 0
+        """How many of them are answers to what this client asked."""
+        self.writing = 0
+        """Bytes of a long message that has left the queue, and that the transport has not taken yet."""
         self.seq = 0
         """The last number given."""
         self.dropped = 0
         """Droppable frames shed so far."""
+        self.merged = 0
+        """Frames so far that a newer one took the place of."""
+        self.discarded: Mapping[Delivery, int] = _NONE
+        """Frames that :meth:`clear` threw away, by class."""
+        self.taken = Delivery.MUST
+        """The class of the frame that was taken last."""
         # An idle connection holds no queue: most of them are idle.
         self._entries: deque[_Entry] | None = None
         self._sheddable: deque[_Entry] | None = None
@@ -98,17 +136,24 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
+    @property
+    def held(self) -> int:
+        """Bytes that are kept for this client: those that wait, and the rest of a long message."""
+        return self.queued + self.writing
+
     def next_seq(self) -> int:
         """Take the next number, for a broadcast frame that is written without waiting."""
         self.seq += 1
         return self.seq
 
-    def put_direct(self, data: bytes, now: float) -> Verdict:
-        """Queue a frame of class MUST that has no number: a response, or an event to this one only."""
-        entry = _Entry(len(data) + ENTRY_OVERHEAD, now, data=data)
+    def put_direct(self, data: bytes, now: float, *, answer: bool = False) -> Verdict:
+        """Queue a frame of class MUST that has no number: an answer, or an event to this one only."""
+        entry = _Entry(len(data) + ENTRY_OVERHEAD, now, data=data, answer=answer)
         if not self._make_room(entry.size):
             return Verdict.OVERFLOW
         self._append(entry)
+        if answer:
+            self.answers += entry.size
         return Verdict.QUEUED
 
     def put(self, event: Event, now: float) -> Verdict:
@@ -152,13 +197,17 @@ class Outbox:
         if entry.event is None:
             assert entry.data is not None
             data = entry.data
+            if entry.answer:
+                self.answers -= entry.size
+            self.taken = Delivery.MUST
         else:
             seq += 1
             data = entry.event.encoded(self.protocol, seq)
             self._forget(entry, entry.event)
+            self.taken = entry.event.delivery
         entries.popleft()
         self.seq = seq
-        self.queued -= entry.size
+        self._grow(-entry.size)
         if self._empty or not entries:
             self._skip_holes()
         return data
@@ -169,12 +218,51 @@ class Outbox:
             return False
         return now - self._entries[0].queued_at > self.max_age
 
+    def write_long(self, size: int, delivery: Delivery) -> None:
+        """A message of so many bytes is written in pieces from now on."""
+        self.taken = delivery
+        self.writing += size
+        self.total.held += size
+
+    def wrote(self, size: int) -> None:
+        """The transport took so many bytes of the long message."""
+        self.writing -= size
+        self.total.held -= size
+
+    def shed(self, size: int) -> int:
+        """Shed droppable frames, oldest first, until ``size`` bytes are free; return how many that are."""
+        before = self.queued
+        while self._sheddable and before - self.queued < size:
+            self._shed(self._sheddable.popleft())
+        return before - self.queued
+
     def clear(self) -> int:
-        """Discard everything that waits; return how many bytes that were."""
-        discarded, self.queued = self.queued, 0
+        """Discard everything that waits, and count it by class; return how many bytes that were."""
+        lost = Counter(self.discarded)
+        lost.update(entry.delivery for entry in self._entries or () if not entry.empty)
+        if self.writing:
+            lost[self.taken] += 1
+        self.discarded = lost
+        held = self.held
+        self.total.held -= held
+        self.queued = self.answers = self.writing = 0
         self._entries = self._latest = self._sheddable = None
         self._sheddable_bytes = self._empty = 0
-        return discarded
+        return held
+
+    def losses(self) -> dict[str, int]:
+        """Return how many frames did not reach the client as they were, by class; none: left out.
+
+        ``latest``: a newer one stands for it, or it was discarded. ``must``: discarded with a close.
+        """
+        lost = Counter(self.discarded)
+        lost[Delivery.DROPPABLE] += self.dropped
+        lost[Delivery.LATEST] += self.merged
+        return {delivery.value: lost[delivery] for delivery in Delivery if lost[delivery]}
+
+    def _grow(self, size: int) -> None:
+        self.queued += size
+        self.total.held += size
 
     def _append(self, entry: _Entry) -> None:
         if self._entries is None:
@@ -183,7 +271,7 @@ class Outbox:
             entry.holes = self._entries.pop().holes
             self._empty -= 1
         self._entries.append(entry)
-        self.queued += entry.size
+        self._grow(entry.size)
 
     def _merge(self, waiting: _Entry, newer: Event) -> Verdict:
         assert waiting.event is not None
@@ -191,8 +279,9 @@ class Outbox:
         size = merged.size(self.protocol) + ENTRY_OVERHEAD
         if not self._make_room(size - waiting.size):
             return Verdict.OVERFLOW
-        self.queued += size - waiting.size
+        self._grow(size - waiting.size)
         waiting.event, waiting.size = merged, size
+        self.merged += 1
         return Verdict.MERGED
 
     def _forget(self, entry: _Entry, event: Event) -> None:
@@ -223,7 +312,7 @@ class Outbox:
     def _shed(self, entry: _Entry) -> None:
         assert self._entries is not None
         self.dropped += 1
-        self.queued -= entry.size
+        self._grow(-entry.size)
         self._sheddable_bytes -= entry.size
         entry.event = None
         entry.holes += 1

@@ -129,6 +129,8 @@ class Ending(Sending):
             self.edge.farewells.add(self)
             self.edge.halfway.add(self)
             self._attempt(self._say_goodbye, int(code), reason)
+            if self._reading_paused:  # its answer to the close lies behind what was not read
+                self._attempt(self.resume_reading)
         self._tear_down()
 
     def _attempt(self, step: Callable[..., object], *args: Any) -> None:
@@ -278,6 +280,9 @@ def log_closed(connection: Ending) -> None:
         "host": printable(peer.host) or "n/a",
         "userAgent": printable(peer.user_agent) or "n/a",
     }
+    lost = connection.outbox.losses()
+    if lost:
+        facts["dropped"] = lost
     if peer.forwarded:
         facts["forwarded"] = True
     for name, value in closing.details.items():

@@ -16,6 +16,7 @@ from gateway.core.connect import DoorPolicy, Proven
 from gateway.core.events import Event
 from gateway.core.frames import response
 from gateway.core.keepalive import Keepalive
+from gateway.core.outboxes import Outboxes
 from gateway.core.params import given
 from gateway.interfaces import IClock, IEntropy
 from gateway.metrics import Metrics
@@ -88,9 +89,12 @@ class Edge:
     """The same, until half of their time is over: what drains from then on counts as progress, since the
     kernel may hand over a window of bytes right after the close to a peer that reads nothing."""
     strangers: Strangers = field(init=False)
+    outboxes: Outboxes = field(init=False)
+    _relieving: bool = False
 
     def __post_init__(self) -> None:
         limits = self.limits
+        self.outboxes = Outboxes(limits.outbox_total_bytes)
         self.deadlines = Deadlines(
             self.clock, limits.handshake_timeout_s, lambda connection: connection.expire()
         )
@@ -104,6 +108,21 @@ class Edge:
             per_address=limits.preauth_connections_per_address,
             loopback=limits.preauth_connections_loopback,
         )
+
+    def relieve(self) -> None:
+        """All outboxes together are too full: let those who hold most give."""
+        if self._relieving:
+            return  # a close tells others, and that may wait for them too
+        self._relieving = True
+        try:
+            holders: Any = self.services.hub.connections
+            before = {holder: holder.outbox.dropped for holder in holders}
+            for largest in self.outboxes.relieve(holders):
+                largest.slow_consumer("outbox_total_bytes")
+            shed = sum(holder.outbox.dropped - count for holder, count in before.items())
+            self.metrics.outbox_dropped("droppable", shed)
+        finally:
+            self._relieving = False
 
     @property
     def presence(self) -> Presence:

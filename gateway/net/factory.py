@@ -61,11 +61,9 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
     def sweep(self) -> None:
         """Look after every connection; one that fails ends, and the others are looked after."""
         now = self.edge.clock.seconds()
-        waiting = 0
         for connection in self.open_connections:
             try:
                 connection.sweep(now)
             except Exception:
                 connection.on_error(Failure())
-            waiting += connection.outbox.queued
-        self.edge.metrics.outbox_bytes = waiting
+        self.edge.metrics.outbox_bytes = self.edge.outboxes.held

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from fcntl import ioctl
+from functools import partial
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.core.events import Event
+from gateway.core.events import Delivery, Event
 from gateway.core.keepalive import Keepalive
 from gateway.core.outbox import Outbox, Verdict
 from gateway.errors import CloseCause, CloseCode
@@ -44,6 +45,11 @@ def limit_kernel(transport: Any) -> None:
     """Keep what waits for a slow peer where it can be merged and shed; what is no TCP stays as it is."""
     with suppress(AttributeError, OSError):
         _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BYTES)
+
+
+def pieces(payload: bytes) -> bytes | tuple[bytes, ...]:
+    """Return a message as one frame, or as the fragments of a long one."""
+    return frame(payload) if len(payload) < SLICE - 16 else tuple(fragments(payload))
 
 
 def unacknowledged(transport: Any) -> int:
@@ -98,6 +104,9 @@ class Sending(FastPathMixin):
         def abort(self) -> None:
             """Cut the connection."""
 
+        def pace(self) -> None:
+            """Read or do not read, as fast as the peer takes its answers."""
+
     # -- data
 
     def deliver(self, event: Event) -> None:
@@ -108,12 +117,11 @@ class Sending(FastPathMixin):
             if self.waiting:
                 self._queue(self.outbox.put, event)
                 return
-            protocol, seq = self.protocol, self.outbox.next_seq()
-            data = event.framed(protocol, seq, frame)
-            if len(data) <= SLICE:
+            data = event.framed(self.protocol, self.outbox.next_seq(), pieces)
+            if isinstance(data, bytes):
                 self._write(data)
             else:
-                self._write_message(event.encoded(protocol, seq))
+                self._write_long(data, event.delivery)
         except Exception:
             self.on_error(Failure())
 
@@ -125,32 +133,45 @@ class Sending(FastPathMixin):
         except Exception:
             self.on_error(Failure())
 
-    def _send(self, payload: bytes) -> None:
+    def _send(self, payload: bytes, *, answer: bool = False) -> None:
         if self.closing is not None:
             return
         if self.waiting:
-            self._queue(self.outbox.put_direct, payload)
+            self._queue(partial(self.outbox.put_direct, answer=answer), payload)
         else:
-            self._write_message(payload)
+            self._write_message(payload, Delivery.MUST)
 
     def _queue(self, put: Callable[[Any, float], Verdict], what: Any) -> None:
         outbox = self.outbox
         dropped = outbox.dropped
-        if put(what, self.edge.clock.seconds()) is Verdict.OVERFLOW:
-            self._slow_consumer()
+        verdict = put(what, self.edge.clock.seconds())
+        if verdict is Verdict.OVERFLOW:
+            self.slow_consumer("outbox_bytes")
+        elif verdict is Verdict.MERGED:
+            self.edge.metrics.outbox_dropped("latest")
         if outbox.dropped > dropped:
             self.edge.metrics.outbox_dropped("droppable", outbox.dropped - dropped)
+        if outbox.total.full:
+            self.edge.relieve()
 
-    def _slow_consumer(self) -> None:
-        self.close(CloseCause.SLOW_CONSUMER, CloseCode.POLICY, "slow consumer")
+    def slow_consumer(self, limit: str) -> None:
+        """Close a client that does not keep up; ``limit`` names the setting that says so."""
+        self.close(CloseCause.SLOW_CONSUMER, CloseCode.POLICY, "slow consumer", limit=limit)
 
-    def _write_message(self, payload: bytes) -> None:
-        if len(payload) < SLICE - 16:
-            self._write(frame(payload))
-            return
-        self._unsent = deque(fragments(payload))
+    def _write_message(self, payload: bytes, delivery: Delivery) -> None:
+        data = pieces(payload)
+        if isinstance(data, bytes):
+            self._write(data)
+        else:
+            self._write_long(data, delivery)
+
+    def _write_long(self, data: tuple[bytes, ...], delivery: Delivery) -> None:
+        self.outbox.write_long(sum(map(len, data)), delivery)
+        self._unsent = deque(data)
         self.waiting = True
         self._drain()
+        if self.outbox.total.full:
+            self.edge.relieve()
 
     def _write(self, data: bytes) -> None:
         try:
@@ -211,7 +232,10 @@ class Sending(FastPathMixin):
 
     def discard(self) -> int:
         """Forget what is not written yet; return how many bytes waited, those in the transport included."""
-        waited = self.outbox.clear() + sum(map(len, self._unsent or ())) + self.pending_bytes
+        outbox = self.outbox
+        waited = outbox.clear() + self.pending_bytes
+        for delivery, count in outbox.discarded.items():
+            self.edge.metrics.outbox_dropped(delivery.value, count)
         self._unsent = self._pong = None
         if self._next_turn is not None:
             self._next_turn.cancel()
@@ -268,6 +292,7 @@ class Sending(FastPathMixin):
         self._next_turn = None
         try:
             self._drain()
+            self.pace()
         except Exception:
             self.on_error(Failure())
 
@@ -280,10 +305,11 @@ class Sending(FastPathMixin):
             data = self._unsent.popleft()
             if not self._unsent:
                 self._unsent = None
+            self.outbox.wrote(len(data))
             self._write(data)
         else:
             payload = self.outbox.take()
             if payload is None:
                 return False
-            self._write_message(payload)
+            self._write_message(payload, self.outbox.taken)
         return True

@@ -37,6 +37,10 @@ from gateway.net.sending import limit_kernel
 MAX_WRONG_ROLE = 10
 """Requests in a row for another role; the next one closes the connection."""
 
+UNREAD_ANSWERS_BYTES = 1_048_576
+"""So many bytes of answers may wait for a client before no more of its requests are read; half of its
+outbox if that is less."""
+
 MAX_LOGGED = 128
 """Characters of a method and of an id that are kept for the close line."""
 
@@ -70,7 +74,12 @@ class GatewayProtocol(Ending):
         self.opened_at = edge.clock.seconds()
         host = self.transport.getPeer()
         self.remote = Peer(getattr(host, "host", UNIX_ADDRESS), getattr(host, "port", 0))
-        self.outbox = Outbox(4, max_bytes=limits.outbox_bytes, max_age=limits.outbox_age_s)
+        self.outbox = Outbox(
+            4,
+            max_bytes=limits.outbox_bytes,
+            max_age=limits.outbox_age_s,
+            total=edge.outboxes,
+        )
         self._running = {}
         self.factory.remember(self)
         limit_kernel(self.transport)
@@ -218,8 +227,36 @@ class GatewayProtocol(Ending):
         """Keep what goes on for this connection; what only waits is cancelled with it."""
         if not work.called:
             self._running[work] = waits
-            work.addBoth(lambda result: (self._running.pop(work, None), result)[1])
+            work.addBoth(self._ran, work)
+            self.pace()
         work.addErrback(self.on_error)
+
+    def _ran(self, result: Any, work: Deferred[None]) -> Any:
+        self._running.pop(work, None)
+        self.pace()
+        return result
+
+    def pace(self) -> None:
+        """Stop reading from a client that asks faster than it is served, and begin again.
+
+        It is when its answers wait because it does not read them, or when all its places are taken by
+        requests of which one ends by itself. What only waits for a run may need another request to
+        end: where nothing else is in work, what is too much is answered busy.
+        """
+        if self.closing is not None or self.keepalive is None:
+            return
+        running, places = self._running, self.edge.limits.request_queue
+        unread = self.outbox.answers
+        if self._reading_paused:
+            if len(running) < places and unread <= self._unread_answers_max() // 2:
+                self.resume_reading()
+        elif unread > self._unread_answers_max() or (
+            len(running) >= places and not all(running.values())
+        ):
+            self.pause_reading()
+
+    def _unread_answers_max(self) -> int:
+        return min(UNREAD_ANSWERS_BYTES, self.outbox.max_bytes // 2)
 
     def _reject(self, frame_id: Any, text: str) -> None:
         error = InvalidRequest(text)
@@ -227,7 +264,9 @@ class GatewayProtocol(Ending):
 
     def _answer(self, data: bytes, error: GatewayError | None) -> None:
         """Send a response; too many calls of another role's methods in a row end the connection."""
-        self._send(data)
+        self._send(data, answer=True)
+        if self.waiting:
+            self.pace()
         if not isinstance(error, WrongRole):
             self._wrong_role = 0
             return
@@ -243,7 +282,9 @@ class GatewayProtocol(Ending):
         """Look after a connection that is established: ping the silent, give up the dead and the stuck."""
         if self.closing is not None or self.keepalive is None:
             return
-        if self._heard:
+        if (
+            self._heard or self._reading_paused
+        ):  # then its pong may lie unread: its outbox judges it
             self._heard = self._pinged = False
             self.keepalive.seen(now)
         elif self._pinged and self.drains():
@@ -256,4 +297,4 @@ class GatewayProtocol(Ending):
         elif check is Check.DEAD:
             self.close(CloseCause.KEEPALIVE_TIMEOUT, CloseCode.POLICY, "keepalive timeout")
         elif self.outbox.expired(now) and now - self._long_at > self.outbox.max_age:
-            self._slow_consumer()
+            self.slow_consumer("outbox_age_s")

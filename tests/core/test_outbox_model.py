@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ class Slot:
     event: Event | None = None
     payload: Any = None
     sealed: bool = False
+    answer: bool = False
 
     @property
     def droppable(self) -> bool:
@@ -48,6 +50,8 @@ class OutboxModel(RuleBasedStateMachine):
         self.slots: list[Slot] = []
         self.seq = 0
         self.dropped = 0
+        self.merged = 0
+        self.lost: Counter[Delivery] = Counter()
         self.now = 0.0
         self.count = 0
         self.texts = dict.fromkeys(RUNS, "")
@@ -110,6 +114,7 @@ class OutboxModel(RuleBasedStateMachine):
             if self.make_room(size - held.size):
                 held.event, held.size, held.payload = merged, size, payload
                 expected = Verdict.MERGED
+                self.merged += 1
             else:
                 expected = Verdict.OVERFLOW
         else:
@@ -120,10 +125,17 @@ class OutboxModel(RuleBasedStateMachine):
         """Compare verdicts; an overflow ends the connection, and a new one begins."""
         assert verdict is expected
         if verdict is Verdict.OVERFLOW:
-            assert self.outbox.clear() == self.waiting()
+            self.discard()
             self.slots.clear()
             self.seq = self.outbox.seq
             self.seen = dict.fromkeys(RUNS, None)
+
+    def discard(self) -> None:
+        """Close: what waited is counted by class."""
+        assert self.outbox.clear() == self.waiting()
+        for slot in self.slots:
+            if slot.size:
+                self.lost[slot.event.delivery if slot.event else Delivery.MUST] += 1
 
     # -- what happens to it
 
@@ -165,13 +177,26 @@ class OutboxModel(RuleBasedStateMachine):
         )
         self.put(event, None)
 
-    @rule(size=st.integers(0, 900))
-    def direct(self, size: int) -> None:
-        """A response."""
+    @rule(size=st.integers(0, 900), answer=st.booleans())
+    def direct(self, size: int, answer: bool) -> None:
+        """An answer, or an event to this connection only."""
         self.count += 1
         data = json.dumps({"direct": self.count, "x": "x" * size}).encode()
         expected = self.expect(len(data) + ENTRY_OVERHEAD, None, data)
-        self.check(self.outbox.put_direct(data, self.now), expected)
+        if expected is Verdict.QUEUED:
+            self.slots[-1].answer = answer
+        self.check(self.outbox.put_direct(data, self.now, answer=answer), expected)
+
+    @rule(size=st.integers(1, 2_000))
+    def shed(self, size: int) -> None:
+        """Others need the room."""
+        freed = 0
+        for slot in self.slots:
+            if freed < size and slot.droppable:
+                freed += slot.size
+                slot.size, slot.event = 0, None
+                self.dropped += 1
+        assert self.outbox.shed(size) == freed
 
     @rule(count=st.integers(1, 5))
     def take(self, count: int) -> None:
@@ -227,7 +252,13 @@ class OutboxModel(RuleBasedStateMachine):
         """Bytes are counted exactly and bounded; empty entries are few."""
         assert self.outbox.queued == self.waiting()
         assert 0 <= self.outbox.queued <= MAX_BYTES
+        assert self.outbox.total.held == self.outbox.held == self.outbox.queued
+        assert self.outbox.answers == sum(slot.size for slot in self.slots if slot.answer)
         assert self.outbox.dropped == self.dropped
+        losses = self.lost + Counter(
+            {Delivery.DROPPABLE: self.dropped, Delivery.LATEST: self.merged}
+        )
+        assert self.outbox.losses() == {lost.value: n for lost, n in losses.items()}
         frames = [slot for slot in self.slots if slot.size]
         entries = self.outbox._entries or ()
         assert bool(self.outbox) is bool(frames)

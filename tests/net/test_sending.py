@@ -161,6 +161,11 @@ def test_answers_make_a_slow_consumer_too(log: list[LogEvent]) -> None:
     client, other = gate.join(), gate.join()
     client.server.pauseProducing()
     client.wire.receive(masked(HEALTH) * 100)
+    for _ in range(25):
+        assert client.closed() is None
+        gate.clock.advance(5)
+        other.wire.receive(masked(b"", opcode=10))
+        gate.wiring.factory.sweep()
     assert client.closed() == (1008, "slow consumer")
     client.wire.lose()
     assert closings(log)[0]["cause"] == "slow-consumer"
