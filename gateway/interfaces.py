@@ -5,7 +5,7 @@ Every asynchronous method returns a Deferred; whoever called it may cancel it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -228,6 +228,17 @@ class IAgentBackend(IService):
 
     def ready() -> bool:
         """Whether a run could start now."""
+
+
+class IWorkerBackend(Interface):
+    """What a backend may provide beside IAgentBackend, if its runs go on in processes of its own."""
+
+    def describe_worker(run_id: str) -> Mapping[str, Any]:
+        """Return facts of the process behind a run: ``pid``, ``state``, ``restarts``, ``lastError`` ...
+
+        Texts and numbers only, no secrets: who may read sessions sees them. Called while the run goes
+        on; it must not block.
+        """
 
 
 class BackendEnvironment:

@@ -16,6 +16,8 @@ from gateway.app.context import Services
 from gateway.app.health import REFRESH_S, Health
 from gateway.app.hello import Hello
 from gateway.app.hub import Hub
+from gateway.app.inspection import Inspection
+from gateway.app.ledger import Ledger
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
 from gateway.app.periodic import Measured, Periodic
@@ -72,6 +74,7 @@ class Wiring:
             metrics=self.metrics,
         )
         self.factory = GatewayFactory(self.edge, self.reactor)
+        self.services.ledger.opened = self.factory.describe
         self.beats = (
             Periodic("tick", self.clock, limits.tick_interval_s, self.tick),
             Periodic("health", self.clock, REFRESH_S, self.services.health.refresh),
@@ -91,7 +94,12 @@ class Wiring:
     def registries(self) -> list[Sweepable]:
         """Every bounded registry that the pruner sweeps."""
         services = self.services
-        swept = (services.voice, services.runs.window.claims, services.presence)
+        swept = (
+            services.voice,
+            services.runs.window.claims,
+            services.presence,
+            *services.ledger.rings,
+        )
         return [Measured(registry, self.metrics) for registry in swept]
 
     def tick(self) -> None:
@@ -138,11 +146,17 @@ class Wiring:
             limits=limits,
             store=store,
             hub=hub,
+            ledger=Ledger(
+                clock,
+                maximum=limits.closed_connections_max,
+                ttl_ms=int(limits.closed_connections_ttl_s * 1000),
+            ),
             presence=presence,
             health=health,
             agents=agents,
             sessions=sessions,
             runs=runs,
+            inspection=Inspection(runs, agents),
             nodes=Nodes(clock=clock, store=store, hub=hub),
             voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
             operations=self.operations,

@@ -92,6 +92,11 @@ class Runs:
         drive = self._drives.get(run_id)
         return None if drive is None else drive.run
 
+    @property
+    def live(self) -> list[Run]:
+        """Every run that is not over, the one that came first first."""
+        return [drive.run for drive in self._drives.values()]
+
     def going_in(self, session_key: str) -> list[Run]:
         """Return the runs of a session, the one that goes first."""
         found = (self.get(run_id) for run_id in self.lanes.runs(session_key))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.python.failure import Failure
 
 from gateway.net.edge import Edge
+from gateway.net.facts import facts_of
 from gateway.net.fastpath import disable_handshake_logging, prepare
 from gateway.net.websocket import GatewayProtocol
 
@@ -57,6 +60,15 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
     def forget(self, connection: GatewayProtocol) -> None:
         """The connection has no transport any more."""
         self._connections.pop(connection, None)
+
+    def describe(self, limit: int, prefix: str) -> tuple[list[dict[str, Any]], int]:
+        """Return facts of open connections, the newest first, and how many there are in all.
+
+        Only of those whose id begins with ``prefix``. It is made when asked for: at most ``limit``
+        connections are looked at closely.
+        """
+        found = [c for c in reversed(self._connections) if c.conn_id.startswith(prefix)]
+        return [facts_of(connection) for connection in found[:limit]], len(found)
 
     def sweep(self) -> None:
         """Look after every connection; one that fails ends, and the others are looked after."""

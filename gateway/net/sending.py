@@ -209,9 +209,15 @@ class Sending(FastPathMixin):
         self._left = left
         return left < before
 
+    @property
+    def queued_bytes(self) -> int:
+        """How many bytes wait, those in the transport included."""
+        return self.outbox.queued + sum(map(len, self._unsent or ())) + self.pending_bytes
+
     def discard(self) -> int:
         """Forget what is not written yet; return how many bytes waited, those in the transport included."""
-        waited = self.outbox.clear() + sum(map(len, self._unsent or ())) + self.pending_bytes
+        waited = self.queued_bytes
+        self.outbox.clear()
         self._unsent = self._pong = None
         if self._next_turn is not None:
             self._next_turn.cancel()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from gateway.rpc import history, listings, nodes, sessions, system, turns
+from gateway.rpc import history, inspect, listings, nodes, sessions, system, turns
 from gateway.rpc.table import MethodTable
 
 
 def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
-    for family in (system, turns, history, sessions, listings, nodes):
+    for family in (system, turns, history, sessions, listings, nodes, inspect):
         table.include(family.methods)
     return table

@@ -183,11 +183,13 @@ def test_sweeps_are_measured() -> None:
 
 
 def test_the_registries_of_a_gateway(gate: Gate) -> None:
-    """Voice transcripts, idempotency keys and presence are swept."""
+    """Voice transcripts, idempotency keys, presence and ended connections are swept."""
     assert [registry.name for registry in gate.wiring.registries] == [
         "voice",
         "idempotency",
         "presence",
+        "connections-closed",
+        "connections-refused",
     ]
 
 
