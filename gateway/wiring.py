@@ -146,11 +146,7 @@ class Wiring:
             limits=limits,
             store=store,
             hub=hub,
-            ledger=Ledger(
-                clock,
-                maximum=limits.closed_connections_max,
-                ttl_ms=int(limits.closed_connections_ttl_s * 1000),
-            ),
+            ledger=Ledger.of(limits, clock),
             presence=presence,
             health=health,
             agents=agents,

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from heapq import merge
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
+from gateway.config import LimitsConfig
 from gateway.core.frames import encode
 from gateway.core.registry import Registry
 from gateway.interfaces import IClock
@@ -55,6 +56,12 @@ class Ledger:
         )
         self._count = 0
         self.opened: OpenConnections = lambda limit, prefix: ([], 0)
+
+    @classmethod
+    def of(cls, limits: LimitsConfig, clock: IClock) -> Self:
+        """Return the ledger that a configuration asks for."""
+        ttl_ms = int(limits.closed_connections_ttl_s * 1000)
+        return cls(clock, maximum=limits.closed_connections_max, ttl_ms=ttl_ms)
 
     @property
     def rings(self) -> tuple[Registry[_Entry], Registry[_Entry]]:

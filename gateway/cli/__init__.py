@@ -17,6 +17,7 @@ import gateway
 from gateway.cli.call import call, methods
 from gateway.cli.chat import chat
 from gateway.cli.common import Flags, Interrupted, connection_options
+from gateway.cli.inspect import connections, runs, why
 from gateway.cli.local import config, token
 
 
@@ -44,7 +45,7 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
     ctx.obj = Flags(**flags)
 
 
-for _command in (call, chat, config, methods, token):
+for _command in (call, chat, config, connections, methods, runs, token, why):
     cli.add_command(_command)
 
 

@@ -10,6 +10,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import fail
 from twisted.logger import LogEvent
 
+from gateway.cli import explain
 from gateway.client.methods import ConnectionInfo
 from gateway.core.handshake import MAX_CLAIMS
 from gateway.errors import StoreError
@@ -69,6 +70,7 @@ def test_the_phases_of_a_connection(gate: Gate) -> None:
     rows = listed(gate)
     assert [row["phase"] for row in rows] == ["closing", "connect", "challenge", "upgrade"]
     assert [row["state"] for row in rows] == ["closing", "open", "open", "open"]
+    assert {row["phase"] for row in rows} | {"connected"} == {*explain._PHASES, "closing"}
     assert [row["client"] for row in rows[1:]] == [None, None, None]
     assert [row["role"] for row in rows[1:]] == [None, None, None]
     waiting[0]()
