@@ -127,16 +127,7 @@ class Wiring:
         sessions.knows_busy(runs.busy)
         runs.add_listener(Projector(hub))
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
-        presence = Presence(
-            hub,
-            clock,
-            host=self.operations.host,
-            version=__version__,
-            maximum=limits.presence_max,
-            ttl_ms=int(limits.presence_ttl_s * 1000),
-            state_version=health.state_version,
-        )
-        health.presence_version = lambda: presence.version
+        presence = self._make_presence(hub, health)
         dedupe = TranscriptDedupe(
             max_sessions=limits.voice_sessions_max, max_identities=limits.voice_identities_max
         )
@@ -157,3 +148,17 @@ class Wiring:
             voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
             operations=self.operations,
         )
+
+    def _make_presence(self, hub: Hub, health: Health) -> Presence:
+        limits = self.config.limits
+        presence = Presence(
+            hub,
+            self.clock,
+            host=self.operations.host,
+            version=__version__,
+            maximum=limits.presence_max,
+            ttl_ms=int(limits.presence_ttl_s * 1000),
+            state_version=health.state_version,
+        )
+        health.presence_version = lambda: presence.version
+        return presence

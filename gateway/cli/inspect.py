@@ -129,14 +129,9 @@ def _more(shown: int, total: int) -> None:
 def _remembered(flags: Flags, wanted: str) -> list[Match]:
     """Ask the gateway for everything whose id begins like that. Raises Unreachable, Failure."""
     from gateway.cli.session import session
-    from gateway.client import RequestNotSent, RequestTimeout
 
     with session(flags) as connected:
-        try:
-            found = _connections(connected, wanted) + _runs(connected, wanted)
-        except (RequestNotSent, RequestTimeout) as error:
-            raise Failure(str(error)) from None
-    return found
+        return _connections(connected, wanted) + _runs(connected, wanted)
 
 
 def _connections(connected: Session, wanted: str) -> list[Match]:

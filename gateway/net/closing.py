@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -95,10 +95,11 @@ class Ending(Sending):
             return "upgrade"
         return "connect" if self.frames_in else "challenge"
 
-    @property
-    def silent(self) -> bool:
-        """Whether it was pinged, and has not been heard of since."""
-        return False
+    if TYPE_CHECKING:  # of the part that watches over the peer
+
+        @property
+        def silent(self) -> bool:
+            """Whether it was pinged, and has not been heard of since."""
 
     def on_error(self, failure: Failure) -> None:
         """End the connection for an error of ours; every error comes here, not only the first."""

@@ -199,6 +199,9 @@ def test_the_facts_of_a_run():
         "events": "3, those to 2 are removed",
         "answer": "12 characters so far",
     }
+    assert "events" not in facts(
+        explain.run({"runId": "r1", "state": "done"} | {"queuedMs": 1}, NOW)
+    )
     ready = explain.run(RUN | {"worker": {"state": "ready", "pid": 7}}, NOW)
     assert "takes no work" not in ready
     assert facts(ready)["worker"] == "state ready, pid 7"

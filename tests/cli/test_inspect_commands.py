@@ -244,3 +244,10 @@ def test_why_with_a_log_that_can_not_be_read(to_script, known, logs):
 
     assert result.exit_code == 1
     assert result.stderr.startswith("The log was not looked at: ")
+
+
+def test_why_of_a_gateway_that_goes_away(to_script, script, known):
+    """A connection that ends while it is asked is told in one line, with exit status 2."""
+    script.handlers["runs.describe"] = lambda c, f: c.hang_up(1012, "service restart")
+
+    assert "service restart" in one_line(to_script("why", "r1"))
