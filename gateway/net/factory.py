@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory
@@ -67,8 +69,12 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
         Only of those whose id begins with ``prefix``. It is made when asked for: at most ``limit``
         connections are looked at closely.
         """
-        found = [c for c in reversed(self._connections) if c.conn_id.startswith(prefix)]
-        return [facts_of(connection) for connection in found[:limit]], len(found)
+        newest_first: Iterable[GatewayProtocol] = reversed(self._connections)
+        total = len(self)
+        if prefix:
+            newest_first = [c for c in newest_first if c.conn_id.startswith(prefix)]
+            total = len(newest_first)
+        return [facts_of(connection) for connection in islice(newest_first, limit)], total
 
     def sweep(self) -> None:
         """Look after every connection; one that fails ends, and the others are looked after."""
