@@ -127,6 +127,10 @@ class LimitsConfig(_Table, frozen=True):
     """Connections at once."""
     connections_per_principal: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Connections of one identity at once, loopback excepted; 0 is unlimited."""
+    closed_connections_max: Count = 1000
+    """Ended connections remembered, and as many again that ended before they were authenticated."""
+    closed_connections_ttl_s: Seconds = 86_400.0
+    """How long an ended connection is remembered, in seconds."""
     request_queue: Count = 256
     """Requests of one connection that may be in work at once; more are not read, or answered busy."""
     payload_bytes: Bytes = 26_214_400

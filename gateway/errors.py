@@ -65,6 +65,7 @@ class CloseCause(StrEnum):
     HANDSHAKE_OVERFLOW = "handshake-message-overflow"
     PREAUTH_TOO_LARGE = "preauth-payload-too-large"
     REPEATED_UNAUTHORIZED = "repeated-unauthorized-requests"
+    CAPACITY = "capacity"
     SLOW_CONSUMER = "slow-consumer"
     SEND_ERROR = "send-error"
     DRAIN = "drain"

@@ -5,7 +5,7 @@ Every asynchronous method returns a Deferred; whoever called it may cancel it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -127,7 +127,8 @@ class IStore(IService):
 
         The session is updated in place (tokens added, previews, updated_at_ms, aborted_last_run), if
         it still exists under the run's key with the run's session id; the rest is written in any case.
-        Returns the messages with their seq. Fails with VersionConflict for a run that has ended.
+        With ``moved_from`` the events of that epoch are put under the run's own. Returns the messages with
+        their seq. Fails with VersionConflict for a run that has ended.
         """
 
     def get_run(run_id: str) -> Deferred[RunRecord | None]:
@@ -242,6 +243,17 @@ class IAgentBackend(IService):
 
     def ready() -> bool:
         """Whether a run could start now."""
+
+
+class IWorkerBackend(Interface):
+    """What a backend may provide beside IAgentBackend, if its runs go on in processes of its own."""
+
+    def describe_worker(run_id: str) -> Mapping[str, Any]:
+        """Return facts of the process behind a run: ``pid``, ``state``, ``restarts``, ``lastError`` ...
+
+        Texts and numbers only, no secrets: who may read sessions sees them. Called while the run goes
+        on; it must not block.
+        """
 
 
 class BackendEnvironment:

@@ -230,6 +230,12 @@ def tail(
     return TailResult(str(path), end, size, lines[-limit:], truncated, reset, skipped)
 
 
+def newest_first(directory: Path) -> list[Path]:
+    """Return the log files of a directory, the newest first."""
+    files = _files(directory)
+    return [files[name] for name in sorted(files, reverse=True)]
+
+
 def _moment(event: LogEvent) -> datetime:
     return datetime.fromtimestamp(event["log_time"], UTC)
 

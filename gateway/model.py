@@ -187,6 +187,9 @@ class TurnEnd(Struct, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     system_sent: bool = True
+    moved_from: str | None = None
+    """An epoch whose events become part of the log under the run's epoch, before the ones here: the log of
+    a process that died may have been shown further than it was stored, so it goes on as another log."""
 
 
 class Device(Struct, frozen=True, kw_only=True):

@@ -17,7 +17,9 @@ from gateway.app.follow import Follows
 from gateway.app.health import REFRESH_S, Health
 from gateway.app.hello import Hello
 from gateway.app.hub import Hub
+from gateway.app.inspection import Inspection
 from gateway.app.keeper import Keeper
+from gateway.app.ledger import Ledger
 from gateway.app.logreader import LogReader
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
@@ -75,6 +77,7 @@ class Wiring:
             metrics=self.metrics,
         )
         self.factory = GatewayFactory(self.edge, self.reactor)
+        self.services.ledger.opened = self.factory.describe
         self.beats = (
             Periodic("tick", self.clock, limits.tick_interval_s, self.tick),
             Periodic("health", self.clock, REFRESH_S, self.services.health.refresh),
@@ -97,8 +100,13 @@ class Wiring:
     def registries(self) -> list[Sweepable]:
         """Every bounded registry that the pruner sweeps."""
         services = self.services
-        claims = services.runs.window.claims
-        swept = (services.voice, claims, services.presence, services.follows)
+        swept = (
+            services.voice,
+            services.runs.window.claims,
+            services.presence,
+            services.follows,
+            *services.ledger.rings,
+        )
         return [Measured(registry, self.metrics) for registry in swept]
 
     def tick(self) -> None:
@@ -135,16 +143,7 @@ class Wiring:
         sessions.knows_busy(runs.busy)
         follows = self._make_follows(hub, runs, sessions)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
-        presence = Presence(
-            hub,
-            clock,
-            host=self.operations.host,
-            version=__version__,
-            maximum=limits.presence_max,
-            ttl_s=limits.presence_ttl_s,
-            state_version=health.state_version,
-        )
-        health.presence_version = lambda: presence.version
+        presence = self._make_presence(hub, health)
         dedupe = TranscriptDedupe(
             max_sessions=limits.voice_sessions_max, max_identities=limits.voice_identities_max
         )
@@ -154,13 +153,29 @@ class Wiring:
             limits=limits,
             store=store,
             hub=hub,
+            ledger=Ledger.of(limits, clock),
             presence=presence,
             health=health,
             agents=agents,
             sessions=sessions,
             runs=runs,
             follows=follows,
+            inspection=Inspection(runs, agents),
             nodes=Nodes(clock=clock, store=store, hub=hub),
             voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
             operations=self.operations,
         )
+
+    def _make_presence(self, hub: Hub, health: Health) -> Presence:
+        limits = self.config.limits
+        presence = Presence(
+            hub,
+            self.clock,
+            host=self.operations.host,
+            version=__version__,
+            maximum=limits.presence_max,
+            ttl_s=limits.presence_ttl_s,
+            state_version=health.state_version,
+        )
+        health.presence_version = lambda: presence.version
+        return presence

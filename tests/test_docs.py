@@ -23,6 +23,7 @@ from gateway.app.context import Caller
 from gateway.backends import backend_factories
 from gateway.config import AgentConfig, load
 from gateway.core.access import KNOWN_SCOPES, Peer
+from gateway.core.causes import EXPLANATIONS
 from gateway.core.connect import unauthorized
 from gateway.core.deviceproof import ProofFailure
 from gateway.core.events import EVENTS
@@ -162,6 +163,16 @@ def test_every_refusal_has_something_that_mends_it():
     missing = [c for c in detail_codes() if c not in named and not c.startswith(open_ended)]
     assert missing == []
     assert {cause.value for cause in CloseCause} <= named
+
+
+def test_causes_are_explained_as_the_command_line_does():
+    """The table of causes in Troubleshooting is, word for word, what gatewayctl why says."""
+    trouble = section(page("operations.md"), "Troubleshooting")
+    explained = [
+        [f"`{cause.value}`", meaning, remedy] for cause, (meaning, remedy) in EXPLANATIONS.items()
+    ]
+
+    assert rows(trouble, "cause") == explained
 
 
 def test_every_metric_is_documented():

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,7 @@ from gateway.interfaces import (
     IAgentBackend,
     IAgentBackendFactory,
     IRunSink,
+    IWorkerBackend,
 )
 from gateway.model import ModelInfo, RunRequest, RunResult
 
@@ -50,7 +51,7 @@ class AcpConfig(AgentConfig, frozen=True):
             )
 
 
-@implementer(IAgentBackend)
+@implementer(IAgentBackend, IWorkerBackend)
 class AcpBackend(Service):
     """Runs turns in one supervised process, which serves all sessions of the agent.
 
@@ -93,6 +94,14 @@ class AcpBackend(Service):
     def ready(self) -> bool:
         """Whether the process runs and has answered ``initialize``."""
         return self._supervisor.ready is not None
+
+    def describe_worker(self, run_id: str) -> dict[str, Any]:
+        """Return what is known of the process, which serves all runs."""
+        worker = self._supervisor.worker
+        facts: dict[str, Any] = self._supervisor.describe()
+        if worker is not None and worker.pid is not None:
+            facts["pid"] = worker.pid
+        return facts
 
     def start(self, request: RunRequest, sink: IRunSink) -> Deferred[RunResult]:
         """Run one turn; while the process starts, wait for it.

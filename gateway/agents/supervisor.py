@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -85,6 +85,33 @@ class Supervisor(Generic[W]):
         if worker is None or self._ready_at is None or self._stopped is not None or worker.failed:
             return None
         return worker
+
+    @property
+    def worker(self) -> W | None:
+        """The worker there is, ready or not."""
+        return self._worker
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``{state, restarts, lastError?, nextStartInMs?}`` for people.
+
+        The states: ready, starting, failing (it takes no more work and ends), waiting (for its next
+        start), stopped.
+        """
+        facts: dict[str, Any] = {"state": self._state(), "restarts": self.restarts}
+        if self.last_error is not None:
+            facts["lastError"] = self.last_error.message
+        if self._next_start is not None:
+            facts["nextStartInMs"] = round((self._next_start_at - self._clock.seconds()) * 1000)
+        return facts
+
+    def _state(self) -> str:
+        if self._stopped is not None:
+            return "stopped"
+        if self._worker is None:
+            return "waiting"
+        if self._worker.failed:
+            return "failing"
+        return "starting" if self._ready_at is None else "ready"
 
     def start(self) -> None:
         """Start the first worker."""

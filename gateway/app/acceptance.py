@@ -182,9 +182,10 @@ class Acceptance:
         return Started(run_id, False, accepted_at_ms=record.accepted_at_ms, outcome=outcome)
 
     async def _interrupted(self, drive: Drive, record: RunRecord, seq: int) -> RunOutcome:
-        """End a stored run, in the log that it has, through the drive that was made for its repeat."""
+        """End a stored run, behind the log that it has, through the drive that was made for its repeat."""
         run = drive.run
-        run.go_on_after(record.epoch, seq)
+        run.go_on_after(seq)
+        drive.stored_epoch = record.epoch
         run.started_at_ms, run.fingerprint = record.started_at_ms, record.fingerprint
         ended = self._runs.wait(run.run_id, END_PATIENCE_S)
         drive.accept()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gateway.app.follow import Follows
     from gateway.app.health import Health
     from gateway.app.hub import Hub
+    from gateway.app.inspection import Inspection
+    from gateway.app.ledger import Ledger
     from gateway.app.nodes import Nodes
     from gateway.app.operations import Operations
     from gateway.app.presence import Presence
@@ -77,12 +79,14 @@ class Services:
     limits: LimitsConfig
     store: IStore
     hub: Hub
+    ledger: Ledger
     presence: Presence
     health: Health
     agents: AgentDirectory
     sessions: Sessions
     runs: Runs
     follows: Follows
+    inspection: Inspection
     nodes: Nodes
     voice: Voice
     operations: Operations

@@ -95,7 +95,8 @@ class Drive:
         """Whether the store has it; an abort before that waits for it."""
         self.noted = noted
         self._expires_at = expires_at
-        self._stored_epoch = stored_epoch or run.epoch
+        self.stored_epoch = stored_epoch or run.epoch
+        """The epoch that its log has in the store."""
         self._rerun = rerun
         self._begun = False
         self._host = host
@@ -142,7 +143,7 @@ class Drive:
         run, host = self.run, self._host
         if self._expire():
             return
-        epochs = (self._stored_epoch, run.epoch)
+        epochs = (self.stored_epoch, run.epoch)
         values = {
             "epoch": run.epoch,
             "state": RunState.RUNNING,
@@ -171,6 +172,7 @@ class Drive:
             )
             self._timeout = self._host.clock.callLater(NOTE_PAUSE_S, self._note, agent)
         elif isinstance(result, RunRecord) and result.epoch == run.epoch:
+            self.stored_epoch = run.epoch
             if not self._expire():
                 self.launch(agent)
         else:
@@ -243,6 +245,7 @@ class Drive:
             events=self._host.log.end(run, outputs),
             input_tokens=usage.input_tokens if usage else 0,
             output_tokens=usage.output_tokens if usage else 0,
+            moved_from=self.stored_epoch if self.stored_epoch != run.epoch else None,
         )
         self._store(end, Link(lambda messages: self._announce(outputs, outcome, messages)))
 

@@ -80,8 +80,8 @@ class LogReader:
     def live(self, run_id: str) -> LogView | None:
         """Return the log of a run that is not over in this process, as far as its events were shown."""
         run = self._runs.live(run_id)
-        if run is None:
-            return None
+        if run is None or run.tail.text is None:
+            return None  # what is about to be ended is read where it is
         tail = run.tail
         # The end is made before it is stored and shown.
         state = RunState.RUNNING if run.state.terminal else run.state
@@ -115,7 +115,7 @@ class LogReader:
         """Return the log of a run that is live, or whose end is on its way to the store."""
         view = self.live(run_id)
         ending = self._runs.log.ending(run_id)
-        if view is not None or ending is None:
+        if view is not None or ending is None or ending.text is None:
             return view
         last = ending.events[-1]
         return LogView(run_id, last.epoch, 1, last.seq, ending.state, text=ending.text)

@@ -2,8 +2,9 @@
 
 What the store says of such a run decides. One that waited for its turn is run now, as the same run, in its
 place of the session; its message is in the transcript already. One that had started ends as
-`interrupted`, or is run once more where its agent's table says so: its log begins anew under the
-epoch of this process. What waited too long ends as `expired`.
+`interrupted`, or is run once more where its agent's table says so: its log begins anew. What waited too
+long ends as `expired`. Either way the log has the epoch of this process from then on: clients may have seen
+more of the old one than was stored, and its numbers must not be given twice.
 
 A run is noted as running before its backend is called (see :mod:`gateway.app.drive`), and a run that
 is run again loses its stored request with that note. So nothing is ever run twice by accident, and no
@@ -102,7 +103,7 @@ class Recovery:
             batch = [self._endings[at] for at in range(min(AT_ONCE, len(self._endings)))]
             for each in batch:
                 run = each.drive.run
-                run.go_on_after(run.epoch, await last_seq(self._host.store, run.run_id))
+                run.go_on_after(await last_seq(self._host.store, run.run_id))
             await gatherResults([self._end(each) for each in batch])
             for _ in batch:
                 self._endings.popleft()
@@ -168,8 +169,7 @@ class Recovery:
         if request is not None:
             drive.accept()
         else:
-            # It ends in the log that it has.
-            run.epoch, run.started_at_ms = record.epoch, record.started_at_ms
+            run.started_at_ms = record.started_at_ms
             self._endings.append(Ending(drive, *why))
         return True
 

@@ -113,6 +113,11 @@ class Runs:
         drive = self.drive(run_id)
         return drive.run if drive is not None and drive.accepted else None
 
+    @property
+    def unended(self) -> list[Run]:
+        """Every run that is not over, the one that came first first."""
+        return [drive.run for drive in self._drives.values()]
+
     def going_in(self, session_key: str) -> list[Run]:
         """Return the runs of a session, the one that goes first."""
         found = (self.get(run_id) for run_id in self.lanes.runs(session_key))
@@ -274,7 +279,8 @@ class Runs:
         """Let the first run of a session go, if it waits for nothing but its turn."""
         first = self.lanes.runs(session_key)[:1]
         drive = self._drives[first[0]] if first else None
-        if drive is not None and drive.waiting and not self._stopping:
+        # One that the store has as running was promised to go at once.
+        if drive is not None and drive.waiting and (drive.noted or not self._stopping):
             drive.begin(self._agents.get(drive.run.request.agent_id))
 
     def tell(self, waiters: Sequence[Waiter], outcome: RunOutcome | GatewayError) -> None:

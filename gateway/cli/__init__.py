@@ -17,6 +17,7 @@ import gateway
 from gateway.cli.call import call, methods
 from gateway.cli.chat import chat
 from gateway.cli.common import Flags, Interrupted, connection_options
+from gateway.cli.inspect import connections, runs, why
 from gateway.cli.local import config, token
 from gateway.cli.maintenance import backup, drain, restore
 
@@ -45,7 +46,19 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
     ctx.obj = Flags(**flags)
 
 
-for _command in (backup, call, chat, config, drain, methods, restore, token):
+for _command in (
+    backup,
+    call,
+    chat,
+    config,
+    connections,
+    drain,
+    methods,
+    restore,
+    runs,
+    token,
+    why,
+):
     cli.add_command(_command)
 
 

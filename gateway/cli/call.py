@@ -24,7 +24,7 @@ class RequestError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it."""
-        click.echo(_json(self._shape), file=file or sys.stderr)
+        click.echo(as_json(self._shape), file=file or sys.stderr)
 
 
 @click.command(short_help="Call a method and print its payload as JSON.")
@@ -55,7 +55,7 @@ def call(
     if timeout is not None and not timeout > 0:
         raise click.UsageError("--timeout must be more than 0 seconds")
     payload = ask(flags, method, value, expect_final=expect_final, timeout=timeout)
-    click.echo(_json(payload))
+    click.echo(as_json(payload))
 
 
 def ask(flags: Flags, method: str, params: dict[str, Any] | None = None, **how: Any) -> Any:
@@ -117,7 +117,8 @@ def parse_params(text: str | None) -> dict[str, Any] | None:
     return value
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """Return a payload as indented JSON."""
     import msgspec
 
     from gateway.core import frames

@@ -152,7 +152,14 @@ class Session:
         """What the gateway told when it let us in."""
         return self._client.hello
 
-    def call(self, method: str, params: Any, *, expect_final: bool, timeout: float | None) -> Any:
+    def call(
+        self,
+        method: str,
+        params: Any,
+        *,
+        expect_final: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
         """Send a request and return the payload of its answer. Raises what the client raises."""
 
         async def call() -> Any:

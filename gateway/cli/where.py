@@ -59,6 +59,19 @@ def resolve(flags: Flags, environ: Mapping[str, str]) -> Target:
         raise Unreachable(str(error)) from None
 
 
+def local_logs(flags: Flags, environ: Mapping[str, str]) -> Path | None:
+    """Return where the log files of the gateway lie, ``None`` if it is not on this host."""
+    from gateway.client.errors import InvalidUrl
+    from gateway.client.options import parse_url
+
+    url = flags.url or environ.get("GATEWAY_URL")
+    try:
+        here = url is None or is_loopback(parse_url(url).host)
+    except InvalidUrl:
+        here = False
+    return state_directory(flags, environ).logs if here else None
+
+
 def local_token(flags: Flags, environ: Mapping[str, str]) -> TokenSource | None:
     """Find the token of the gateway on this host; ``None`` if it wants none. Raises StartError."""
     return _given_token(flags, environ) or _own_token(flags, environ, *_configuration(environ))

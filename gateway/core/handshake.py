@@ -36,8 +36,13 @@ from gateway.core.connect import (
     judge,
     not_connect_first,
 )
+from gateway.core.connectparams import ClientParams
 from gateway.core.frames import BadFrame, NotJson, decode_request
 from gateway.errors import CloseCause, CloseCode
+from gateway.model import ClientInfo
+
+MAX_CLAIMS = 300
+"""Characters that are kept of what a client says of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,7 @@ def _judged(core: Core, data: bytes, now_ms: int) -> Ask | Refuse:
     except InvalidConnect as error:
         return Refuse(invalid_params(str(error)), request.id)
     except Refusal as refusal:
+        refusal.log["claims"] = claims(params.client)
         return Refuse(refusal, request.id)
     return Ask(request.id, proven)
 
@@ -200,6 +206,11 @@ def _connected(_machine: Handshake, core: Core) -> str:
 @failed.upon(Handshake.phase).loop()
 def _failed(_machine: Handshake, core: Core) -> str:
     return "failed"
+
+
+def claims(client: ClientInfo | ClientParams) -> str:
+    """Return what a client says of itself, in one line: ``ID MODE vVERSION``."""
+    return f"{client.id} {client.mode} v{client.version}"[:MAX_CLAIMS]
 
 
 _machines = builder.build()

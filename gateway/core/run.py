@@ -165,9 +165,9 @@ class Run:
         self._pieces: list[str] = []
         self._replaced = False
 
-    def go_on_after(self, epoch: str, seq: int) -> None:
-        """Go on in the log that an earlier process has begun, after its last event."""
-        self.epoch, self.seq = epoch, seq
+    def go_on_after(self, seq: int) -> None:
+        """Go on behind the last event that an earlier process has stored."""
+        self.seq = seq
         self.tail.begin_after(seq)
 
     @property

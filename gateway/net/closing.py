@@ -1,10 +1,10 @@
-"""Why a connection ended, how it is ended, and the one line that says so."""
+"""Why a connection ended, and how it is ended; :mod:`gateway.net.facts` tells of it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -12,23 +12,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.context import Context
-from gateway.core.access import UNIX_ADDRESS, Peer
+from gateway.core.access import Peer
 from gateway.core.handshake import Handshake
 from gateway.errors import CloseCause, CloseCode
+from gateway.net.facts import log_closed, printable
 from gateway.net.sending import Sending
 
 _log = Logger()
 
 FLUSH_S: Final = 10.0
 """Longest that the way out may take after a close, however slowly the last bytes drain, in seconds."""
-MAX_HEADER_CHARS: Final = 300
 MAX_REASON_BYTES: Final = 123
 """What a close frame has room for beside its code (RFC 6455 section 5.5)."""
 
-_UNPRINTABLE: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    r"\ud800-\udfff\U000e0000-\U000e007f]+"
-)
 _QUOTE: Final = re.compile("[\"':]")
 """Autobahn's reasons quote the peer, its URL and headers included, behind the first of these."""
 
@@ -37,17 +33,14 @@ _LEFT: Final = frozenset({CloseCause.PEER_GONE, CloseCause.PEER_CLOSED})
 
 _NOT_REFUSED: Final = _LEFT | {CloseCause.DRAIN}
 
-_LINE: Final = (
-    "closed conn={conn} cause={cause} code={code} reason={reason} peer={peer} client={client} "
-    "durationMs={durationMs} handshake={handshake}"
-)
-_EARLY_LINE: Final = _LINE + " before connect origin={origin} host={host} ua={userAgent}"
+_REFUSED_UPGRADES: Final = {500: CloseCause.INTERNAL_ERROR, 503: CloseCause.CAPACITY}
+"""Causes by HTTP status; every other status says that the request was at fault."""
 
 
 class Closing:
     """The end of one connection: its first cause, and the details of all that wanted to end it."""
 
-    __slots__ = ("cause", "code", "details", "phase", "queued", "reason")
+    __slots__ = ("cause", "code", "details", "phase", "queued", "reason", "stage")
 
     def __init__(
         self, cause: CloseCause, code: int, reason: str, phase: str, details: dict[str, Any]
@@ -59,6 +52,8 @@ class Closing:
         """How far the handshake was: connected, pending (nobody refused it), failed."""
         self.details = details
         self.queued = 0
+        self.stage = phase
+        """Where it was then, see :attr:`Ending.stage`."""
 
     def merge(self, cause: CloseCause, details: dict[str, Any]) -> None:
         """Keep what a later cause adds; what is known already stays."""
@@ -91,6 +86,21 @@ class Ending(Sending):
     _gone = False
     _cut_at = 0.0
 
+    @property
+    def stage(self) -> str:
+        """How far it has come: upgrade, challenge (it owes its connect), connect, connected."""
+        if self.keepalive is not None:
+            return "connected"
+        if self._handshake is None:
+            return "upgrade"
+        return "connect" if self.frames_in else "challenge"
+
+    if TYPE_CHECKING:  # of the part that watches over the peer
+
+        @property
+        def silent(self) -> bool:
+            """Whether it was pinged, and has not been heard of since."""
+
     def on_error(self, failure: Failure) -> None:
         """End the connection for an error of ours; every error comes here, not only the first."""
         if self.closing is None:
@@ -122,7 +132,9 @@ class Ending(Sending):
             phase = "connected"
         elif phase == "failed":
             self.edge.metrics.handshake_refused(cause.value)
+        stage = self.stage
         self.closing = Closing(cause, int(code), reason, phase, details)
+        self.closing.stage = stage
         self.closing.queued = self.discard()
         if not self._gone:
             self._cut_at = self.edge.clock.seconds() + FLUSH_S
@@ -190,7 +202,7 @@ class Ending(Sending):
             return  # refused already
         self.sendHttpErrorResponse(code, reason, responseHeaders)
         self.dropConnection()
-        cause = CloseCause.INTERNAL_ERROR if code == 500 else CloseCause.INVALID_HANDSHAKE
+        cause = _REFUSED_UPGRADES.get(code, CloseCause.INVALID_HANDSHAKE)
         self.close(cause, 1006, _QUOTE.split(reason, 1)[0].strip(), httpStatus=code)
 
     def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
@@ -234,60 +246,3 @@ class Ending(Sending):
         self.edge.halfway.discard(self)
         self.factory.forget(self)
         self._attempt(log_closed, self)
-
-
-def printable(value: str | None) -> str | None:
-    """Return a text as it may stand in a log: no control characters, at most 300 characters."""
-    if value is None:
-        return None
-    return " ".join(_UNPRINTABLE.sub(" ", value[: 4 * MAX_HEADER_CHARS]).split())[:MAX_HEADER_CHARS]
-
-
-def _where(peer: Peer) -> str:
-    if peer.address == UNIX_ADDRESS:
-        return peer.address
-    return f"[{peer.address}]:{peer.port}" if ":" in peer.address else f"{peer.address}:{peer.port}"
-
-
-def log_closed(connection: Ending) -> None:
-    """Log the one line of a connection's end, and count its cause."""
-    closing, edge, peer = connection.closing, connection.edge, connection.remote
-    assert closing is not None
-    edge.metrics.connection_closed(closing.cause.value)
-    kind, method, frame_id = connection.last_frame
-    client, role = "n/a", "n/a"
-    if connection.context is not None:
-        caller = connection.context.caller
-        client = f"{caller.client.id} {caller.client.mode} v{caller.client.version}"
-        role = caller.principal.role.value
-    facts: dict[str, Any] = {
-        "conn": connection.conn_id,
-        "cause": closing.cause.value,
-        "code": closing.code,
-        "reason": printable(closing.reason) or "n/a",
-        "peer": _where(peer),
-        "client": printable(client),
-        "role": role,
-        "durationMs": round((edge.clock.seconds() - connection.opened_at) * 1000),
-        "handshake": closing.phase,
-        "lastFrameType": printable(kind),
-        "lastFrameMethod": printable(method),
-        "lastFrameId": printable(frame_id),
-        "queuedBytes": closing.queued,
-        "framesIn": connection.frames_in,
-        "framesOut": connection.frames_out,
-        "origin": printable(peer.origin) or "n/a",
-        "host": printable(peer.host) or "n/a",
-        "userAgent": printable(peer.user_agent) or "n/a",
-    }
-    lost = connection.outbox.losses()
-    if lost:
-        facts["dropped"] = lost
-    if peer.forwarded:
-        facts["forwarded"] = True
-    for name, value in closing.details.items():
-        facts.setdefault(name, printable(value) if isinstance(value, str) else value)
-    if closing.phase == "connected":
-        _log.info(_LINE, **facts)
-    else:
-        _log.warn(_EARLY_LINE, **facts)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.python.failure import Failure
 
 from gateway.net.edge import Edge
+from gateway.net.facts import facts_of
 from gateway.net.fastpath import disable_handshake_logging, prepare
 from gateway.net.websocket import GatewayProtocol
 
@@ -57,6 +62,19 @@ class GatewayFactory(WebSocketServerFactory):  # type: ignore[misc]
     def forget(self, connection: GatewayProtocol) -> None:
         """The connection has no transport any more."""
         self._connections.pop(connection, None)
+
+    def describe(self, limit: int, prefix: str) -> tuple[list[dict[str, Any]], int]:
+        """Return facts of open connections, the newest first, and how many there are in all.
+
+        Only of those whose id begins with ``prefix``. It is made when asked for: at most ``limit``
+        connections are looked at closely.
+        """
+        newest_first: Iterable[GatewayProtocol] = reversed(self._connections)
+        total = len(self)
+        if prefix:
+            newest_first = [c for c in newest_first if c.conn_id.startswith(prefix)]
+            total = len(newest_first)
+        return [facts_of(connection) for connection in islice(newest_first, limit)], total
 
     def sweep(self) -> None:
         """Look after every connection; one that fails ends, and the others are looked after."""

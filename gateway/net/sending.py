@@ -230,10 +230,15 @@ class Sending(FastPathMixin):
         self._left = left
         return left < before
 
+    @property
+    def queued_bytes(self) -> int:
+        """How many bytes wait, those in the transport included."""
+        return self.outbox.held + self.pending_bytes
+
     def discard(self) -> int:
         """Forget what is not written yet; return how many bytes waited, those in the transport included."""
-        outbox = self.outbox
-        waited = outbox.clear() + self.pending_bytes
+        outbox, waited = self.outbox, self.queued_bytes
+        outbox.clear()
         for delivery, count in outbox.discarded.items():
             self.edge.metrics.outbox_dropped(delivery.value, count)
         self._unsent = self._pong = None

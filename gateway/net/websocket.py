@@ -19,7 +19,7 @@ from gateway.app.context import Caller
 from gateway.core.access import UNIX_ADDRESS, Peer
 from gateway.core.connect import Refusal
 from gateway.core.frames import BadFrame, NotJson, decode_request, error_response, peek
-from gateway.core.handshake import Ask, Refuse, new_handshake
+from gateway.core.handshake import Ask, Refuse, claims, new_handshake
 from gateway.core.keepalive import Check
 from gateway.core.outbox import Outbox
 from gateway.errors import (
@@ -160,16 +160,19 @@ class GatewayProtocol(Ending):
             self._refuse(step.refusal, step.frame_id)
 
     async def _admit(self, ask: Ask) -> None:
+        cause = CloseCause.INTERNAL_ERROR
         try:
             admitted = await self.edge.admission.admit(ask.proven)
             if self.closing is not None:
                 return  # it left meanwhile
+            cause = CloseCause.CAPACITY
             self._establish(ask, admitted)
         except Refusal as refusal:
+            refusal.log["claims"] = claims(ask.proven.client)
             self._refuse(refusal, ask.frame_id)
         except GatewayError as error:
-            shape = error.shape(ask.proven.protocol)
-            later = Refusal(CloseCause.INTERNAL_ERROR, CloseCode.TRY_LATER, error.message, shape)
+            shape, log = error.shape(ask.proven.protocol), {"claims": claims(ask.proven.client)}
+            later = Refusal(cause, CloseCode.TRY_LATER, error.message, shape, log)
             self._refuse(later, ask.frame_id)
 
     def _establish(self, ask: Ask, admitted: Admitted) -> None:
@@ -277,6 +280,11 @@ class GatewayProtocol(Ending):
             )
 
     # -- the watch
+
+    @property
+    def silent(self) -> bool:
+        """Whether it was pinged, and has not been heard of since."""
+        return self._pinged and not self._heard
 
     def sweep(self, now: float) -> None:
         """Look after a connection that is established: ping the silent, give up the dead and the stuck."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from gateway.rpc import history, listings, maintenance, nodes, runs, sessions, system, turns
+from gateway.rpc import (
+    history,
+    inspect,
+    listings,
+    maintenance,
+    nodes,
+    runs,
+    sessions,
+    system,
+    turns,
+)
 from gateway.rpc.table import MethodTable
 
 
 def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
-    for family in (system, turns, runs, history, sessions, listings, nodes, maintenance):
+    for family in (system, turns, runs, history, sessions, listings, nodes, inspect, maintenance):
         table.include(family.methods)
     return table

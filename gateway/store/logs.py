@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.model import EventSpan, RunEvent
@@ -25,6 +25,11 @@ _EVENTS = (
     .where(_OF_RUN, run_events.c.seq > bindparam("after_seq"))
     .order_by(run_events.c.seq)
     .limit(bindparam("limit"))
+)
+_MOVE = (
+    update(run_events)
+    .where(run_events.c.run_id == bindparam("of_run"), run_events.c.epoch == bindparam("old_epoch"))
+    .values(epoch=bindparam("new_epoch"))
 )
 _AT = select(*columns_of(run_events, RunEvent)).where(
     _OF_RUN, run_events.c.epoch == bindparam("epoch"), run_events.c.seq == bindparam("seq")
@@ -60,6 +65,12 @@ def append(connection: Connection, events: Sequence[RunEvent]) -> None:
         missing = [event for event in events if not _is_stored(connection, event)]
         if missing:
             connection.execute(_INSERT, [to_values(event) for event in missing])
+
+
+def move(connection: Connection, run_id: str, old: str, new: str) -> None:
+    """Put the events of one epoch of a run under another, which has none of their numbers."""
+    values = {"of_run": run_id, "old_epoch": old, "new_epoch": new}
+    connection.execute(_MOVE, values)
 
 
 def _is_stored(connection: Connection, event: RunEvent) -> bool:

@@ -113,6 +113,8 @@ def finish(connection: Connection, end: TurnEnd) -> tuple[Message, ...]:
     if not run.state.terminal or run.ended_at_ms is None:
         raise StoreError(f"run {run.run_id} has not ended")
     _end_record(connection, run, logs.size_of(end.events))
+    if end.moved_from is not None:
+        logs.move(connection, run.run_id, end.moved_from, run.epoch)
     logs.append(connection, end.events)
     current = sessions.by_key(connection, run.session_key)
     if current is not None and current.session_id == run.session_id:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from zope.interface.verify import verifyObject
 
 from gateway.agents.acp_session import MAX_SESSIONS, MAX_WAITING
-from gateway.interfaces import IAgentBackend
+from gateway.interfaces import IAgentBackend, IWorkerBackend
 from gateway.model import Message, RunResult
 from tests.agents.acp_setup import INITIALIZED, Setup, failure_of, make_backend
 from tests.agents.contract import AgentBackendContract
@@ -212,3 +213,17 @@ def test_a_session_with_a_turn_is_never_forgotten(setup: Setup) -> None:
     process.answer(prompt["id"], {"stopReason": "end_turn"})
     setup.run(session_key="one more")
     setup.open("s-more")
+
+
+def test_what_it_tells_of_its_process(setup: Setup) -> None:
+    """The process behind a run is told with its id and its state, and without one when there is none."""
+    backend = setup.backend
+    assert verifyObject(IWorkerBackend, backend)
+    assert backend.describe_worker("r1") == {"state": "stopped", "restarts": 0}
+    process = setup.start()
+    told = {"state": "ready", "restarts": 0, "pid": process.pid}
+    assert backend.describe_worker("r1") == told
+    process.end(code=3)
+    assert backend.describe_worker("r1")["state"] == "waiting"
+    assert "pid" not in backend.describe_worker("r1")
+    backend.stopService()

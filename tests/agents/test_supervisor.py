@@ -218,3 +218,20 @@ def test_a_worker_that_can_not_be_started_is_tried_again(setup: Setup) -> None:
     assert setup.supervisor.last_error is not None
     assert "Resource temporarily unavailable" in setup.supervisor.last_error.message
     assert len(setup.clock.getDelayedCalls()) == 1
+
+
+def test_what_it_tells_of_its_worker(setup: Setup) -> None:
+    """It says whether the worker is ready, how often it was started again, why and when the next start is."""
+    supervisor, (worker,) = setup.supervisor, setup.workers
+    assert supervisor.describe() == {"state": "starting", "restarts": 0}
+    worker.on_ready()
+    assert supervisor.describe() == {"state": "ready", "restarts": 0}
+    worker.failed = True
+    assert supervisor.describe()["state"] == "failing"
+    worker.on_end(BackendError("it died"))
+    setup.clock.advance(0.2)
+
+    waiting = {"state": "waiting", "restarts": 1, "lastError": "it died", "nextStartInMs": 300}
+    assert supervisor.describe() == waiting
+    supervisor.stop()
+    assert supervisor.describe() == {"state": "stopped", "restarts": 1, "lastError": "it died"}

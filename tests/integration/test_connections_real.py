@@ -362,7 +362,6 @@ async def test_the_same_under_tls(certificate: Path, log: list[LogEvent]) -> Non
     peers = await at_once(lambda _: Peer(gate, receive=16_384, tls=context).join(), list(range(10)))
     connections = gate.factory.open_connections
     slow(gate)
-    print("TLSPENDING", [c.pending_bytes for c in connections])
     assert all(connection.pending_bytes < 200_000 for connection in connections)
     seen = await at_once(Peer.closed, peers[1:])
     assert seen == [(1008, "slow consumer")] * 9

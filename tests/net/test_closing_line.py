@@ -6,7 +6,7 @@ import pytest
 from twisted.logger import LogEvent, formatEvent
 
 from gateway.errors import CloseCause, CloseCode
-from gateway.net.closing import printable
+from gateway.net.facts import printable
 from tests.net.gate import Client, Gate, closings
 from tests.net.wire import Wire, close_frame, upgrade
 

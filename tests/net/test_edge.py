@@ -23,7 +23,7 @@ def test_too_many_strangers_of_one_address_get_503(log: list[LogEvent]) -> None:
     assert "Too many unauthenticated sockets" in third.wire.sent.decode()
     third.wire.lose()
     (line,) = closings(log)
-    assert (line["cause"], line["httpStatus"]) == ("invalid-handshake", 503)
+    assert (line["cause"], line["httpStatus"]) == ("capacity", 503)
     assert line["reason"] == "Too many unauthenticated sockets"
     assert "101" in gate.open(host="192.0.2.8").status
     first.wire.lose()

@@ -25,6 +25,8 @@ OPEN = {"health", "connect"}
 NODE_METHODS = {"node.event"}
 ADMIN_METHODS = {
     "chat.inject",
+    "connections.closed",
+    "connections.list",
     "gateway.drain",
     "sessions.delete",
     "sessions.reset",

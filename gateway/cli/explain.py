@@ -1,0 +1,209 @@
+"""One connection or one run in sentences: what became of it, why, and what to do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from gateway.cli.tables import one_line, size, span
+from gateway.core.causes import EXPLANATIONS, Explanation
+from gateway.errors import CloseCause
+
+WIDTH = 88
+_UNKNOWN = Explanation("This gatewayctl knows no such cause.", "Use one of the gateway's version.")
+
+_TOLD = frozenset(
+    "connId state phase cause code reason openedAtMs closedAtMs durationMs handshake peer client role"
+    " protocol lastFrame queuedBytes framesIn framesOut".split()
+)
+"""Facts of a connection that have a line of their own; the others follow under their names."""
+
+_PHASES = {
+    "upgrade": "it had sent no whole upgrade request",
+    "challenge": "it was asked who it is, and had not answered",
+    "connect": "it had sent its connect request",
+    "connected": "it was connected",
+}
+_NOW = {
+    "upgrade": "It has sent no whole upgrade request yet.",
+    "challenge": "It was asked who it is and has not answered yet. If it does not, it is closed"
+    " (handshake-timeout).",
+    "connect": "It has said who it is; that is being decided.",
+    "closing": "It is being closed, and its transport is still there: the gateway waits for the answer to"
+    " its close frame, a second or so.",
+    "slow": "It is connected, but does not keep up with what it is sent. When too much waits, or for too"
+    " long, it is closed (slow-consumer).",
+    "silent": "It is connected, but was pinged and has not been heard of since. If nothing comes, it is"
+    " closed (keepalive-timeout).",
+    "open": "It is connected, and takes what it is sent.",
+}
+_STOPS = {
+    "rpc": "a client asked for it (chat.abort)",
+    "stop": "somebody wrote stop in its session",
+    "reset": "its session was reset",
+    "delete": "its session was deleted",
+    "timeout": "it took longer than it may: timeoutMs of the request, or timeout_s of the agent",
+    "shutdown": "the gateway was stopped",
+    "aborted": "its agent gave it up",
+}
+
+
+def connection(row: Mapping[str, Any], now_ms: int) -> str:
+    """Tell of a connection, open or closed, from its row of ``connections.list`` or ``.closed``."""
+    if "cause" not in row:
+        state = str(row.get("state"))
+        key = state if row.get("phase") == "connected" else str(row.get("phase"))
+        return _text(
+            f"Connection {row['connId']} is open.", [_NOW.get(key, "")], _facts(row, now_ms)
+        )
+    cause = str(row["cause"])
+    known = EXPLANATIONS[CloseCause(cause)] if cause in [*CloseCause] else _UNKNOWN
+    remedy = known.remedy.replace("CONN", str(row["connId"]))
+    said = f", “{one_line(row['reason'])}”" if row.get("reason") else ""
+    title = f"Connection {row['connId']} ended: {cause} (code {row.get('code')}{said})."
+    return _text(title, [known.meaning, f"What to do: {remedy}"], _facts(row, now_ms))
+
+
+def run(row: Mapping[str, Any], now_ms: int) -> str:
+    """Tell of a run from its row of ``runs.describe``."""
+    state, ahead = str(row.get("state")), row.get("queuePosition")
+    sentences = [*_of_run(row, state, ahead)]
+    return _text(
+        f"Run {row['runId']}: {_title(row, state, ahead)}.", sentences, _run_facts(row, now_ms)
+    )
+
+
+def _title(row: Mapping[str, Any], state: str, ahead: int | None) -> str:
+    if state in ("accepted", "running") and row.get("live") is False:
+        return f"{state}, but this gateway does not hold it"
+    if state == "accepted":
+        runs = "1 run" if ahead == 1 else f"{ahead} runs"
+        return f"waits for {runs} before it" if ahead else "is about to start"
+    if state == "failed":
+        return f"failed: {one_line(row['error'])}" if row.get("error") else "failed"
+    if state == "aborted":
+        reason = one_line(row.get("stopReason") or "aborted")
+        return f"was aborted ({reason})"
+    return {"running": "goes on", "done": "is done"}.get(state, one_line(state))
+
+
+def _of_run(row: Mapping[str, Any], state: str, ahead: int | None) -> Iterator[str]:
+    session, agent = one_line(row.get("sessionKey")), one_line(row.get("agentId"))
+    if state in ("accepted", "running") and row.get("live") is False:
+        yield (
+            "Another process of the gateway left it open, or its end could not be stored. A gateway"
+            " settles such runs when it starts."
+        )
+    elif state == "accepted" and ahead:
+        yield "In a session one run goes at a time. To see those of this one, and to end them all:"
+        params = json.dumps({"sessionKey": session}, ensure_ascii=False)
+        yield (
+            f"  gatewayctl runs --session {shlex.quote(session)}\n"
+            f"  gatewayctl call chat.abort {shlex.quote(params)}"
+        )
+    elif state == "accepted":
+        yield "It is being stored, or starts at once."
+    elif state == "failed":
+        known = (
+            "That is what its agent reported." if row.get("error") else "Its error is not known."
+        )
+        yield f"{known} More may stand in the log:"
+        yield f"  grep gateway.agents.{agent} logs/*.jsonl"
+    elif state == "aborted" and row.get("stopReason") in _STOPS:
+        yield f"It ended before its time because {_STOPS[str(row['stopReason'])]}."
+    worker = row.get("worker")
+    if isinstance(worker, Mapping) and worker.get("state") != "ready":
+        error = f": {one_line(worker['lastError'])}" if worker.get("lastError") else ""
+        yield (
+            f"The process of agent {agent} takes no work now, it is {one_line(worker.get('state'))}{error}."
+        )
+
+
+def _text(title: str, sentences: list[str], facts: Iterator[tuple[str, str]]) -> str:
+    filled = [_filled(each) for each in sentences]
+    shown = [(name, one_line(value)) for name, value in facts if value]
+    width = max(len(name) for name, _ in shown)
+    listed = "\n".join(f"  {name.ljust(width)}  {value}" for name, value in shown)
+    return "\n\n".join(part for part in (one_line(title), *filled, listed) if part)
+
+
+def _filled(sentence: str) -> str:
+    """Return a sentence in lines; what is indented is to be typed, and stays as it is."""
+    if sentence.startswith(" "):
+        return sentence
+    return textwrap.fill(sentence.replace("`", ""), WIDTH, break_long_words=False)
+
+
+def _facts(row: Mapping[str, Any], now_ms: int) -> Iterator[tuple[str, str]]:
+    closed = "cause" in row
+    if closed:
+        lasted = span(row.get("durationMs"))
+        yield "ended", f"{moment(row.get('closedAtMs'), now_ms)}, {lasted} after it was opened"
+        yield "phase", _PHASES.get(str(row.get("phase")), str(row.get("handshake") or ""))
+    else:
+        yield "opened", moment(row.get("openedAtMs"), now_ms)
+    yield "peer", str(row.get("peer") or "")
+    yield "client", client_of(row)
+    if row.get("role"):
+        yield "role", f"{row['role']}, protocol {row.get('protocol')}"
+    last = row.get("lastFrame") or {}
+    if last.get("type"):
+        yield (
+            "lastFrame",
+            " ".join(str(last[key]) for key in ("type", "method", "id") if last.get(key)),
+        )
+    yield "frames", f"{row.get('framesIn')} in, {row.get('framesOut')} out"
+    verb = "waited" if closed else "wait"
+    yield (
+        "queued",
+        f"{size(row.get('queuedBytes'))} {verb} for it" if row.get("queuedBytes") else "",
+    )
+    for name, value in row.items():
+        if name not in _TOLD and value is not None:
+            yield name, str(value)
+
+
+def _run_facts(row: Mapping[str, Any], now_ms: int) -> Iterator[tuple[str, str]]:
+    for name in ("accepted", "started", "ended"):
+        yield name, moment(row.get(f"{name}AtMs"), now_ms)
+    yield "waited", span(row.get("queuedMs"))
+    yield "ran", span(row.get("runMs"))
+    for name in ("sessionKey", "agentId", "backend", "model"):
+        yield name, str(row.get(name) or "")
+    worker = row.get("worker")
+    if isinstance(worker, Mapping):
+        yield "worker", ", ".join(f"{name} {value}" for name, value in worker.items())
+    by = (
+        f" by connection {row['connId']} (gatewayctl why {row['connId']})"
+        if row.get("connId")
+        else ""
+    )
+    yield "origin", f"{row['origin']}{by}" if row.get("origin") else ""
+    if row.get("lastSeq") is not None:
+        gone = (
+            f", those to {row['evictedThrough']} are removed" if row.get("evictedThrough") else ""
+        )
+        yield "events", f"{row['lastSeq']}{gone}"
+    if row.get("textChars"):
+        yield "answer", f"{row['textChars']} characters so far"
+
+
+def client_of(row: Mapping[str, Any]) -> str:
+    """Return who a connection is, in few words; what it only claims is in brackets."""
+    client = row.get("client")
+    if isinstance(client, Mapping):
+        name = f" “{client['displayName']}”" if client.get("displayName") else ""
+        return f"{client.get('id')} {client.get('mode')} v{client.get('version')}{name}"
+    return str(client or "") or (f"[{row['claims']}]" if row.get("claims") else "")
+
+
+def moment(ms: int | None, now_ms: int) -> str:
+    """Return a time as the clock of this host shows it, and how long ago that is."""
+    if ms is None:
+        return ""
+    shown = datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return f"{shown} ({span(now_ms - ms)} ago)"
