@@ -98,6 +98,7 @@ class Drive:
         self._stored_epoch = stored_epoch or run.epoch
         self._rerun = rerun
         self._begun = False
+        self._waits_for_store = False
         self._host = host
         self._doomed: str | None = None
         self._sink: Sink | None = None
@@ -157,11 +158,10 @@ class Drive:
         self._link = None
         run = self.run
         if isinstance(result, Failure) and not result.check(VersionConflict):
-            _log.warn(
-                "run {run} waits for the store: {error}",
-                run=run.run_id,
-                error=result.getErrorMessage(),
-            )
+            if not self._waits_for_store:
+                self._waits_for_store = True
+                why = result.getErrorMessage()
+                _log.warn("run {run} waits for the store: {error}", run=run.run_id, error=why)
             self._timeout = self._host.clock.callLater(NOTE_PAUSE_S, self._note, agent)
         elif isinstance(result, RunRecord) and result.epoch == run.epoch:
             if not self._expire():
