@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.daemon import ROOT
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 POINTS = 10
 SEEDS = (11, 12)
