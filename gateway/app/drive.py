@@ -99,6 +99,7 @@ class Drive:
         """The epoch that its log has in the store."""
         self._rerun = rerun
         self._begun = False
+        self._waits_for_store = False
         self._host = host
         self._accepted_at = self._began_at = host.clock.seconds()
         self._doomed: str | None = None
@@ -165,11 +166,10 @@ class Drive:
         self._link = None
         run = self.run
         if isinstance(result, Failure) and not result.check(VersionConflict):
-            _log.warn(
-                "run {run} waits for the store: {error}",
-                run=run.run_id,
-                error=result.getErrorMessage(),
-            )
+            if not self._waits_for_store:
+                self._waits_for_store = True
+                why = result.getErrorMessage()
+                _log.warn("run {run} waits for the store: {error}", run=run.run_id, error=why)
             self._timeout = self._host.clock.callLater(NOTE_PAUSE_S, self._note, agent)
         elif isinstance(result, RunRecord) and result.epoch == run.epoch:
             self.stored_epoch = run.epoch

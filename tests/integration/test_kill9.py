@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.integration.daemon import ROOT
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 POINTS = 10
 SEEDS = (11, 12)
@@ -31,7 +32,13 @@ def test_kill_at_random_moments() -> None:
         )
         for seed in SEEDS
     ]
-    outputs = [each.communicate()[0] for each in going]
+    try:
+        outputs = [each.communicate()[0] for each in going]
+    finally:
+        for each in going:
+            if each.poll() is None:
+                each.send_signal(signal.SIGINT)  # it ends its gateway
+                each.wait()
 
     for process, output in zip(going, outputs, strict=True):
         assert process.returncode == 0, output
