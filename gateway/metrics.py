@@ -82,6 +82,7 @@ class Metrics:
         self._runs = counter("runs", "Runs ended.", "outcome")
         self._runs_active = gauge("runs_active", "Runs that have not ended.")
         self._listener_errors = counter("listener_errors", "Listeners of runs that raised.")
+        self._timers = gauge("timers", "Calls that wait for their time in the reactor.")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
         self._swept = counter("registry_swept", "Entries that sweeps removed.", "registry")
@@ -131,6 +132,10 @@ class Metrics:
     def store_state(self, *, failing: bool) -> None:
         """Say whether the store fails to write now."""
         self._store_failing.set(failing)
+
+    def timers(self, count: int) -> None:
+        """Say how many calls wait for their time."""
+        self._timers.set(count)
 
     def registry_swept(self, registry: str, size: int, removed: int) -> None:
         """Count one sweep of a registry, after which it has ``size`` entries."""

@@ -355,8 +355,10 @@ class GatewayService(Service):
         return reading.addCallback(_tail_payload)
 
     def _exposition(self) -> bytes:
-        self.wiring.metrics.store_state(failing=self.store.failing is not None)
-        return self.wiring.metrics.render()
+        metrics = self.wiring.metrics
+        metrics.store_state(failing=self.store.failing is not None)
+        metrics.timers(len(self.clock.getDelayedCalls()))
+        return metrics.render()
 
     def _authorized(self, bearer: str | None) -> bool:
         auth = self.wiring.edge.policy.auth
