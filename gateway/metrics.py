@@ -82,6 +82,10 @@ class Metrics:
         self._runs = counter("runs", "Runs ended.", "outcome")
         self._runs_active = gauge("runs_active", "Runs that have not ended.")
         self._listener_errors = counter("listener_errors", "Listeners of runs that raised.")
+        self._loop_lag = gauge(
+            "loop_lag_seconds", "How late the loop was in the last minute.", "stat"
+        )
+        self._loop_held = counter("loop_held", "Times that the loop was held too long.", "cause")
         self._timers = gauge("timers", "Calls that wait for their time in the reactor.")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
@@ -132,6 +136,15 @@ class Metrics:
     def store_state(self, *, failing: bool) -> None:
         """Say whether the store fails to write now."""
         self._store_failing.set(failing)
+
+    def loop_lag(self, p50: float, p99: float, most: float) -> None:
+        """Say how late the loop was in the last minute, in seconds."""
+        for stat, seconds in (("p50", p50), ("p99", p99), ("max", most)):
+            self._loop_lag.set(seconds, stat)
+
+    def loop_held(self, cause: str) -> None:
+        """Count that the loop was held for too long, by what."""
+        self._loop_held.add(1, cause)
 
     def timers(self, count: int) -> None:
         """Say how many calls wait for their time."""

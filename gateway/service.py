@@ -42,6 +42,7 @@ from gateway.net.site import Site
 from gateway.statedir import StateDirectory
 from gateway.store.sqlite import url_of
 from gateway.store.store import SQLStore
+from gateway.watchdog import Turns, Watchdog
 from gateway.wiring import Wiring
 
 START_PAUSE_S = 5.0
@@ -66,6 +67,7 @@ class GatewayService(Service):
         reactor: Any,
         clock: IClock,
         entropy: IEntropy,
+        turns: Turns | None = None,
     ) -> None:
         self.config = loaded.config
         self.reactor = reactor
@@ -102,6 +104,13 @@ class GatewayService(Service):
             reactor=reactor,
         )
         self.services = self.wiring.services
+        self.watchdog = Watchdog(
+            clock,
+            self.wiring.metrics,
+            self.services.health.tell_event_loop,
+            limit_s=self.config.limits.loop_lag_ms / 1000,
+            turns=turns,
+        )
         path = loaded.path
         self._base_dir = path.absolute().parent if path is not None else Path.cwd()
         root = make_root(self, authorize=self._authorized, exposition=self._exposition)
@@ -140,6 +149,10 @@ class GatewayService(Service):
     def uptime_ms(self) -> int:
         """Return the milliseconds since the start."""
         return round((self.clock.seconds() - self._started_at) * 1000)
+
+    def event_loop(self) -> dict[str, Any] | None:
+        """Return how late the event loop is, once it is watched."""
+        return self.services.health.event_loop
 
     # -- start
 
@@ -269,6 +282,7 @@ class GatewayService(Service):
     def startService(self) -> None:
         """Start everything that needs the reactor. Raises SystemExit with one line."""
         super().startService()  # type: ignore[no-untyped-call]
+        self.watchdog.startService()
         self.store.startService()
         try:
             for agent in self.services.agents:
@@ -318,6 +332,7 @@ class GatewayService(Service):
         if self._starting is not None:
             self._starting.cancel()
         await Drain(self.wiring, self._listeners).run()
+        self.watchdog.stopService()
         self._log.info("gateway stopped")
         self._let_go()
 
@@ -358,6 +373,7 @@ class GatewayService(Service):
         metrics = self.wiring.metrics
         metrics.store_state(failing=self.store.failing is not None)
         metrics.timers(len(self.clock.getDelayedCalls()))
+        metrics.loop_lag(*self.watchdog.lag())
         return metrics.render()
 
     def _authorized(self, bearer: str | None) -> bool:

@@ -5,7 +5,7 @@
 Starts ``twistd -n gateway`` on a free port and in a directory of its own, and the load (bench.soak.load)
 as another process; looks at the gateway every few seconds; ends the load and waits until the gateway is
 at rest; stops it by SIGTERM. DIR then holds ``samples.csv``, ``soak.svg``, ``summary.md``, ``load.jsonl``
-and the gateway's own ``home``. The exit status is 1 when a series is not flat (bench.soak.judge), when the gateway
+and the gateway's own ``home``. The exit status is 1 when a series is not flat (bench.soak.judge), when it
 does not come to rest, when an answer was wrong, or when the log has an error. The database grows, as
 nothing is thrown away; it is shown, not judged.
 """
@@ -201,7 +201,7 @@ class Soak:
     def _steady(self, registry: str) -> bool:
         """Whether a registry has not grown since the warm-up: one that is full stays so."""
         found = trend(self._registry(registry, after=self.warm_up_s), Rule(2.0, part=0.02))
-        return found is not None and found.flat
+        return found is not None and found.drift <= found.tolerance
 
     def _stop(self, daemon: Daemon) -> None:
         daemon.process.send_signal(signal.SIGTERM)

@@ -46,7 +46,6 @@ RULES = {
     "runs": Rule(2.0),
     "timers": Rule(2.0, part=0.02),
     "outbox_kb": Rule(16.0),
-    "registered": Rule(2.0, part=0.02),
 }
 
 

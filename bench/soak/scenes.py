@@ -212,7 +212,10 @@ async def _turn(world: World, observer: Observer, client: Client, key: str, text
         return
     observer.expect(run.run_id)
     world.counts["turns"] += 1
-    if event.outcome is not Outcome.FINAL or event.text != text or told != text:
+    right = event.outcome is Outcome.FINAL and event.text == told == text
+    if not right and FOLLOW not in client.hello.methods and text.startswith(event.text):
+        world.counts["answers cut short"] += 1  # without logs of runs, a cut may cost the rest
+    elif not right:
         world.fault(f"run {run.run_id}: {event.outcome} {event.text!r} (told {told!r}) != {text!r}")
 
 
@@ -317,7 +320,7 @@ async def stuck(world: World, observer: Observer) -> None:
     async with await world.join() as client:
         by_timeout = random.random() < 0.3
         agent = random.choice(("main", "worker"))
-        text = "/deaf" if agent == "worker" and random.random() < 0.15 else "/hang"
+        text = "/deaf" if agent == "worker" and random.random() < 0.05 else "/hang"
         params = {"timeoutMs": 1000} if by_timeout else {}
         run = client.chat(text, f"agent:{agent}:soak-stuck-{random.randrange(5)}", params=params)
         reading = asyncio.ensure_future(run.result())
@@ -351,7 +354,7 @@ async def failing(world: World, observer: Observer) -> None:
 async def worker_turn(world: World, observer: Observer) -> None:
     """Use the agent that is a process; now and then it dies."""
     async with await world.join() as client:
-        deadly = random.random() < 0.05
+        deadly = random.random() < 0.01
         text = random.choice(("/die 3", "/kill")) if deadly else world.words(2, 10)
         run = client.chat(text, f"agent:worker:soak-{random.randrange(10)}")
         async with asyncio.timeout(END_S):

@@ -6,7 +6,8 @@ GET, HEAD              answer
 =====================  ===========================================================================
 /                      the page of gateway/ui/index.html
 /health, /healthz      200 ``{ok, status: "live"}``, 503 ``{ok: false, status: "stalled"}``
-/ready, /readyz        200 or 503 ``{ready}``; to local callers also ``failing``, ``uptimeMs``
+/ready, /readyz        200 or 503 ``{ready}``; to local callers also ``failing``, ``uptimeMs`` and,
+                       where it is watched, ``eventLoop``
 /startup, /startupz    200 or 503 ``{ok, status: "started" | "starting"}``; to local callers also
                        ``version``, ``uptimeMs`` and, while starting, ``pendingReason``
 /metrics               Prometheus text, for who proves that they may
@@ -60,6 +61,9 @@ class Probes(Protocol):
 
     def uptime_ms(self) -> int:
         """Milliseconds since the start."""
+
+    def event_loop(self) -> dict[str, Any] | None:
+        """How the event loop does (protocol: health), None where nothing watches it."""
 
 
 def is_local(request: Request) -> bool:
@@ -119,11 +123,13 @@ class Ready(_Readable):
         self._probes = probes
 
     def body(self, request: Request) -> bytes:
-        """Return ``{ready}``, to local callers with ``failing`` and ``uptimeMs``."""
+        """Return ``{ready}``, to local callers with ``failing``, ``uptimeMs`` and ``eventLoop``."""
         failing = self._probes.failing()
         value: dict[str, Any] = {"ready": not failing}
         if is_local(request):
             value |= {"failing": failing, "uptimeMs": self._probes.uptime_ms()}
+            if (event_loop := self._probes.event_loop()) is not None:
+                value["eventLoop"] = event_loop
         return json(request, 503 if failing else 200, value)
 
 
