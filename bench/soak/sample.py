@@ -13,6 +13,7 @@ from tests.interop.processes import descendants
 
 _LINE = re.compile(r"^(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$")
 _REGISTRY = re.compile(r'registry="([^"]*)"')
+_STAT = re.compile(r'stat="([^"]*)"')
 _PROBES = 3
 MB = 1024 * 1024
 GAUGES = {
@@ -21,8 +22,9 @@ GAUGES = {
     "outbox_kb": "gateway_outbox_bytes",
     "timers": "gateway_timers",
     "store_failing": "gateway_store_failing",
-    "lag_p99_ms": "gateway_loop_lag_p99_seconds",
-    "lag_max_ms": "gateway_loop_lag_max_seconds",
+    "lag_p99_ms": "gateway_loop_lag_seconds p99",
+    "lag_max_ms": "gateway_loop_lag_seconds max",
+    "holds": "gateway_loop_held_total",
 }
 _FACTORS = {"outbox_kb": 1 / 1024, "lag_p99_ms": 1000.0, "lag_max_ms": 1000.0}
 COLUMNS = (
@@ -121,15 +123,21 @@ class Sampler:
 
 
 def read_metrics(text: str) -> tuple[dict[str, float], dict[str, int]]:
-    """Return the sum of every family of a Prometheus text, and the sizes of the registries."""
+    """Return the sum of every family of a Prometheus text, and the sizes of the registries.
+
+    A family with statistics has a name for each: ``gateway_loop_lag_seconds p99``.
+    """
     sums: dict[str, float] = {}
     registries: dict[str, int] = {}
     for line in text.splitlines():
         if (match := _LINE.match(line)) is None:
             continue
         name, value = match["name"], float(match["value"])
+        labels = match["labels"] or ""
+        if found := _STAT.search(labels):
+            name = f"{name} {found[1]}"
         sums[name] = sums.get(name, 0.0) + value
-        if name == "gateway_registry_size" and (found := _REGISTRY.search(match["labels"])):
+        if name == "gateway_registry_size" and (found := _REGISTRY.search(labels)):
             registries[found[1]] = int(value)
     return sums, registries
 

@@ -159,8 +159,9 @@ class LagWindow:
         if not self._lags:
             return Lag()
         lags = sorted(lag for _, lag in self._lags)
-        last = len(lags) - 1
-        return Lag(lags[last // 2], lags[last * 99 // 100], lags[last])
+        count = len(lags)
+        # The nearest rank: of a few lags, the 99th percentile is the greatest.
+        return Lag(lags[(count - 1) // 2], lags[(99 * count + 99) // 100 - 1], lags[-1])
 
     def state(self, now: float, now_ms: int, loop_cpu: float, process_cpu: float) -> dict[str, Any]:
         """Return the ``eventLoop`` of ``health``; to be asked about once a second.
