@@ -313,6 +313,7 @@ class Soak:
             "probe_ms",
             "lag_p99_ms",
             "lag_max_ms",
+            "holds",
             "database_mb",
             "log_mb",
         ):
