@@ -39,6 +39,7 @@ from gateway.net.http import make_root
 from gateway.net.listen import Listener, listen
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site
+from gateway.runtime import keep_for_good
 from gateway.statedir import StateDirectory
 from gateway.store.sqlite import url_of
 from gateway.store.store import SQLStore
@@ -282,6 +283,7 @@ class GatewayService(Service):
     def startService(self) -> None:
         """Start everything that needs the reactor. Raises SystemExit with one line."""
         super().startService()  # type: ignore[no-untyped-call]
+        keep_for_good()
         self.watchdog.startService()
         self.store.startService()
         try:

@@ -10,7 +10,8 @@ Design
     still goes on then, the thread takes the stack of the loop's thread: functions, files and lines,
     no values. It takes it again when the turn has become twice as long, so that what is told stands
     for the longer part of it. The end of the turn judges (:mod:`gateway.core.looplag`) and logs, on
-    the loop's own thread. Ten times a second a beat measures how late a timer comes.
+    the loop's own thread. Ten times a second a beat measures how late a timer comes: later than any
+    turn explains where nothing of the process ran while the loop waited.
 
     Under a reactor that was not made by :mod:`gateway.tap` there is no such selector. Then the beats come
     more often, and one that is too late stands for a turn that was too long.
@@ -141,7 +142,7 @@ class Watchdog(Service):
         self._watcher: _Watcher | None = None
         self._collecting_since: float | None = None
         self._collector_s = 0.0
-        self._due = self._publish_at = 0.0
+        self._due = self._publish_at = self._held_until = 0.0
         self._loop_cpu = self._process_cpu = 0.0
 
     def lag(self) -> Lag:
@@ -183,6 +184,8 @@ class Watchdog(Service):
         self._window.beat(now, max(0.0, now - self._due))
         if self._alone:
             self._turns.end()
+        elif (idle_s := self._turns.since - max(self._due, self._held_until)) >= self._limit_s:
+            self._count(now, HoldCause.STALLED, idle_s, 0.0, [])
         self._arm(now)
         if now >= self._publish_at:
             self._publish_at = now + PUBLISH_S
@@ -205,20 +208,23 @@ class Watchdog(Service):
                 polling=is_polling(stack),
             )
         )
+        self._held_until = now
         self._window.beat(now, length_s)
-        self._metrics.loop_held(cause)
-        left_out = self._sparing.ask(now)
-        if left_out is not None:
-            self._report(cause, length_s, loop_cpu_s, left_out, stack)
+        self._count(now, cause, length_s, loop_cpu_s, stack)
 
-    def _report(
+    def _count(
         self,
+        now: float,
         cause: HoldCause,
         length_s: float,
         loop_cpu_s: float,
-        left_out: int,
         stack: list[Frame],
     ) -> None:
+        """Count what held the loop, and log it unless something was logged just before."""
+        self._metrics.loop_held(cause)
+        left_out = self._sparing.ask(now)
+        if left_out is None:
+            return
         facts = {"ms": round(length_s * 1000), "cpuMs": round(loop_cpu_s * 1000), "more": left_out}
         if cause is HoldCause.CALLBACK:
             self._log.warn(
