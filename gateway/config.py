@@ -175,6 +175,8 @@ class LimitsConfig(_Table, frozen=True):
     """Sessions whose last voice transcript is remembered."""
     voice_identities_max: Count = 1000
     """Identities of voice transcripts remembered at once."""
+    loop_lag_ms: Annotated[int, Meta(ge=20, le=60_000)] = 50
+    """How long one callback may hold the event loop before the log says which, in milliseconds."""
     log_files: Annotated[int, Meta(ge=1, le=1000)] = 14
     """Log files kept."""
     log_file_bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)] = 100_000_000

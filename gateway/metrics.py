@@ -86,6 +86,11 @@ class Metrics:
         self._ends_dropped = counter("ends_dropped", "Ends of runs that were never stored.")
         self._log_reads = counter("log_reads", "Positions in logs of runs answered.", "status")
         self._retention = counter("retention_removed", "What the retention policy removed.", "what")
+        self._loop_lag = gauge(
+            "loop_lag_seconds", "How late the loop was in the last minute.", "stat"
+        )
+        self._loop_held = counter("loop_held", "Times that the loop was held too long.", "cause")
+        self._timers = gauge("timers", "Calls that wait for their time in the reactor.")
         self._store_failing = gauge("store_failing", "1 while the store fails.")
         self._registry_size = gauge("registry_size", "Entries of a registry.", "registry")
         self._swept = counter("registry_swept", "Entries that sweeps removed.", "registry")
@@ -152,6 +157,19 @@ class Metrics:
     def store_state(self, *, failing: bool) -> None:
         """Say whether the store fails to write now."""
         self._store_failing.set(failing)
+
+    def loop_lag(self, p50: float, p99: float, most: float) -> None:
+        """Say how late the loop was in the last minute, in seconds."""
+        for stat, seconds in (("p50", p50), ("p99", p99), ("max", most)):
+            self._loop_lag.set(seconds, stat)
+
+    def loop_held(self, cause: str) -> None:
+        """Count that the loop was held for too long, by what."""
+        self._loop_held.add(1, cause)
+
+    def timers(self, count: int) -> None:
+        """Say how many calls wait for their time."""
+        self._timers.set(count)
 
     def registry_swept(self, registry: str, size: int, removed: int) -> None:
         """Count one sweep of a registry, after which it has ``size`` entries."""

@@ -14,7 +14,6 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from gateway import __version__, logfile
 from gateway.app.operations import ConfigView, Operations
 from gateway.app.periodic import Pruner
 from gateway.backends import make_agents
-from gateway.config import LoadedConfig, redacted, resolve_secret
+from gateway.config import LoadedConfig, resolve_secret
 from gateway.core.access import is_loopback, same_secret
 from gateway.drain import Shutdown
 from gateway.errors import StartError, StoreError
@@ -39,9 +38,11 @@ from gateway.net.http import make_root
 from gateway.net.listen import Listener, listen
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site
+from gateway.runtime import keep_for_good
 from gateway.statedir import StateDirectory
 from gateway.store.sqlite import url_of
 from gateway.store.store import SQLStore
+from gateway.watchdog import Turns, Watchdog
 from gateway.wiring import Wiring
 
 START_PAUSE_S = 5.0
@@ -66,6 +67,7 @@ class GatewayService(Service):
         reactor: Any,
         clock: IClock,
         entropy: IEntropy,
+        turns: Turns | None = None,
     ) -> None:
         self.config = loaded.config
         self.reactor = reactor
@@ -103,6 +105,13 @@ class GatewayService(Service):
         )
         self.services = self.wiring.services
         self.shutdown = Shutdown(self.wiring, reactor.stop)
+        self.watchdog = Watchdog(
+            clock,
+            self.wiring.metrics,
+            self.services.health.tell_event_loop,
+            limit_s=self.config.limits.loop_lag_ms / 1000,
+            turns=turns,
+        )
         path = loaded.path
         self._base_dir = path.absolute().parent if path is not None else Path.cwd()
         root = make_root(self, authorize=self._authorized, exposition=self._exposition)
@@ -146,6 +155,10 @@ class GatewayService(Service):
     def uptime_ms(self) -> int:
         """Return the milliseconds since the start."""
         return round((self.clock.seconds() - self._started_at) * 1000)
+
+    def event_loop(self) -> dict[str, Any] | None:
+        """Return how late the event loop is, once it is watched."""
+        return self.services.health.event_loop
 
     # -- start
 
@@ -275,6 +288,8 @@ class GatewayService(Service):
     def startService(self) -> None:
         """Start everything that needs the reactor. Raises SystemExit with one line."""
         super().startService()  # type: ignore[no-untyped-call]
+        keep_for_good()
+        self.watchdog.startService()
         self.store.startService()
         try:
             for agent in self.services.agents:
@@ -323,14 +338,13 @@ class GatewayService(Service):
         if self._starting is not None:
             self._starting.cancel()
         await self.shutdown.run(self._listeners)
+        self.watchdog.stopService()
         self._log.info("gateway stopped")
         self._let_go()
 
     # -- parts
 
     def _operations(self) -> Operations:
-        raw, parsed = redacted(self._loaded)
-        path = self._loaded.path
         return Operations(
             version=__version__,
             boot_id=self.entropy.uuid4(),
@@ -339,14 +353,7 @@ class GatewayService(Service):
             started_at=self.clock.seconds(),
             state_dir=str(self.state.path),
             auth_mode=self.config.auth.mode,
-            config=ConfigView(
-                path=str(path.absolute() if path is not None else self.state.path / "gateway.toml"),
-                exists=path is not None,
-                raw=raw,
-                parsed=parsed,
-                hash=sha256((self._loaded.raw_text or "").encode()).hexdigest(),
-                warnings=self._loaded.warnings,
-            ),
+            config=ConfigView.of(self._loaded, self.state.path / "gateway.toml"),
             tail_logs=self._tail_logs,
         )
 
@@ -363,6 +370,8 @@ class GatewayService(Service):
         metrics = self.wiring.metrics
         metrics.store_state(failing=self.store.failing is not None)
         metrics.outbox_bytes = self.wiring.edge.outboxes.held
+        metrics.timers(len(self.clock.getDelayedCalls()))
+        metrics.loop_lag(*self.watchdog.lag())
         return metrics.render()
 
     def _authorized(self, bearer: str | None) -> bool:

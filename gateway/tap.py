@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from gateway.config import load
 from gateway.errors import StartError
 from gateway.runtime import SystemClock, SystemEntropy, use_steady_time
 from gateway.statedir import StateDirectory, default_path
+from gateway.watchdog import WatchedSelector
 
 if TYPE_CHECKING:
     from gateway.service import GatewayService
@@ -29,9 +31,12 @@ def install_default_reactor() -> None:
         return
     from twisted.internet import asyncioreactor
 
-    loop = asyncio.new_event_loop()
+    selector = WatchedSelector(time.monotonic)
+    loop = asyncio.SelectorEventLoop(selector)
     asyncio.set_event_loop(loop)
     asyncioreactor.install(loop)
+    reactor: Any = sys.modules["twisted.internet.reactor"]
+    reactor.turns = selector.turns  # for the watchdog; another reactor has none
 
 
 class Options(usage.Options):
@@ -123,6 +128,7 @@ def _gateway(options: Options) -> GatewayService:
         reactor=reactor,
         clock=SystemClock(reactor),
         entropy=SystemEntropy(),
+        turns=getattr(reactor, "turns", None),
     )
 
 

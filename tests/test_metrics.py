@@ -7,6 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import gateway.metrics
 from gateway.metrics import Metrics
 
+STATS = ("p50", "p99", "max")
+
 
 def samples(metrics: Metrics) -> dict[str, float]:
     """Return the rendered samples by ``name{label=value,…}``."""
@@ -42,6 +44,9 @@ def test_everything_is_rendered() -> None:
     metrics.ends_waiting(2)
     metrics.end_dropped()
     metrics.store_state(failing=True)
+    metrics.timers(7)
+    metrics.loop_lag(0.001, 0.02, 0.3)
+    metrics.loop_held("callback")
     metrics.registry_swept("runs", 9, 1)
     metrics.registry_swept("runs", 8, 2)
     found = {name: value for name, value in samples(metrics).items() if "seconds" not in name}
@@ -63,10 +68,14 @@ def test_everything_is_rendered() -> None:
         "gateway_ends_waiting": 2,
         "gateway_ends_dropped_total": 1,
         "gateway_store_failing": 1,
+        "gateway_timers": 7,
+        "gateway_loop_held_total{cause=callback}": 1,
         "gateway_registry_size{registry=runs}": 8,
         "gateway_registry_swept_total{registry=runs}": 3,
         "gateway_sweeps_total{registry=runs}": 2,
     }
+    lags = {stat: samples(metrics)[f"gateway_loop_lag_seconds{{stat={stat}}}"] for stat in STATS}
+    assert lags == {"p50": 0.001, "p99": 0.02, "max": 0.3}
 
 
 def test_metrics_are_their_own() -> None:

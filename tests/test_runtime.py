@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from gateway.interfaces import IClock, IEntropy
-from gateway.runtime import SystemClock, SystemEntropy, use_steady_time
+from gateway.runtime import SystemClock, SystemEntropy, keep_for_good, use_steady_time
 
 
 @pytest.fixture
@@ -70,6 +71,20 @@ def test_steady_time_comes_first(reactor: AsyncioSelectorReactor) -> None:
     with pytest.raises(RuntimeError, match="scheduled calls"):
         use_steady_time(reactor)
     call.cancel()
+
+
+def test_what_is_kept_for_good_is_not_looked_through() -> None:
+    """What is there is no work for later collections of garbage, which stay on for what comes."""
+    try:
+        keep_for_good()
+        kept = gc.get_freeze_count()
+        watched = gc.get_objects()
+    finally:
+        gc.unfreeze()
+
+    assert kept > 1000
+    assert len(watched) < kept / 10
+    assert gc.isenabled()
 
 
 def test_entropy() -> None:

@@ -39,6 +39,11 @@ class Health:
         """As those see it who may read."""
         self.reduced = msgspec.Raw(b"{}")
         """As everybody else sees it."""
+        self._made = (b"{}", b"{}")
+        """Both forms without the state of the event loop, which is newer than they are."""
+        self._event_loop = b""
+        self.event_loop: dict[str, Any] | None = None
+        """How late the event loop is, where something watches it (protocol: health, version 4)."""
 
     def seen_by(self, caller: Caller) -> msgspec.Raw:
         """Return the snapshot as a caller may see it."""
@@ -47,6 +52,13 @@ class Health:
     def state_version(self) -> dict[str, int]:
         """Return the versions that ride on presence and health events."""
         return {"presence": self.presence_version(), "health": self.version}
+
+    def tell_event_loop(self, state: dict[str, Any]) -> None:
+        """Take in how the event loop does; whoever asks from now on is told."""
+        self.event_loop = state
+        self._event_loop = b',"eventLoop":' + encode(state)
+        if self.version:
+            self._put_together()
 
     async def refresh(self) -> None:
         """Make a new snapshot and send it to everybody."""
@@ -59,7 +71,7 @@ class Health:
         now_ms = self._clock.now_ms()
         duration_ms = round((self._clock.seconds() - started) * 1000)
 
-        def encoded(*, recent: bool) -> msgspec.Raw:
+        def encoded(*, recent: bool) -> bytes:
             snapshot = {
                 "ok": True,
                 "ts": now_ms,
@@ -75,11 +87,18 @@ class Health:
                 ],
                 "sessions": _sessions(whole, now_ms, recent=recent),
             }
-            return msgspec.Raw(encode(snapshot))
+            return encode(snapshot)
 
-        self.snapshot, self.reduced = encoded(recent=True), encoded(recent=False)
+        self._made = encoded(recent=True), encoded(recent=False)
         self.version += 1
+        self._put_together()
         self._broadcast()
+
+    def _put_together(self) -> None:
+        """Put the state of the loop into what is answered; nothing else is encoded again."""
+        self.snapshot, self.reduced = (
+            msgspec.Raw(made[:-1] + self._event_loop + b"}") for made in self._made
+        )
 
     def _broadcast(self) -> None:
         version = self.state_version()

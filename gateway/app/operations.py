@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
 
 from twisted.internet.defer import Deferred
+
+from gateway.config import LoadedConfig, redacted
 
 TailLogs = Callable[[int | None, int, int], Deferred[dict[str, Any]]]
 """``(cursor, limit, max_bytes)`` to the result of ``logs.tail``."""
@@ -25,6 +29,20 @@ class ConfigView:
     parsed: dict[str, Any]
     hash: str
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, loaded: LoadedConfig, fallback: Path) -> Self:
+        """Return what may be shown of a configuration; ``fallback`` is where a file would lie."""
+        raw, parsed = redacted(loaded)
+        path = loaded.path
+        return cls(
+            path=str(fallback if path is None else path.absolute()),
+            exists=path is not None,
+            raw=raw,
+            parsed=parsed,
+            hash=sha256((loaded.raw_text or "").encode()).hexdigest(),
+            warnings=loaded.warnings,
+        )
 
 
 @dataclass(frozen=True, slots=True)

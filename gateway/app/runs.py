@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from gateway.app.acceptance import Acceptance
 from gateway.app.agents import AgentDirectory
+from gateway.app.coming import Coming
 from gateway.app.deferreds import shielded
 from gateway.app.drive import STORE_PATIENCE_S, Drive
 from gateway.app.ends import Ends, outcome_of
@@ -81,6 +82,7 @@ class Runs:
         self._drives: dict[str, Drive] = {}
         self._listeners: list[RunListener] = [self.log]
         self._awaited: dict[str, list[Waiter]] = {}
+        self.coming = Coming()
         self._stopping = False
 
     def __len__(self) -> int:
@@ -141,7 +143,9 @@ class Runs:
     def abort(self, run_id: str, stop_reason: str) -> bool:
         """End a run now; return whether there was one to end."""
         drive = self._drives.get(run_id)
-        if drive is None or drive.run.state.terminal:
+        if drive is None:
+            return self.coming.doom(run_id, stop_reason)
+        if drive.run.state.terminal:
             return False
         drive.abort(stop_reason)
         return True
@@ -150,6 +154,17 @@ class Runs:
         """End all runs of a session, the waiting ones first; return their ids."""
         waiting_first = reversed(self.lanes.runs(session_key))
         return [run_id for run_id in waiting_first if self.abort(run_id, stop_reason)]
+
+    def stop_session(self, session_key: str, stop_reason: str) -> list[str]:
+        """End all runs of a session, those too whose requests are still looked at; return their ids."""
+        coming = [run_id for run_id in self.coming.to(session_key) if run_id not in self._drives]
+        doomed = [run_id for run_id in coming if self.coming.doom(run_id, stop_reason)]
+        return doomed + self.abort_session(session_key, stop_reason)
+
+    def session_of(self, run_id: str) -> str | None:
+        """Return the session of a run that is not over, or that is still being asked for."""
+        run = self.get(run_id)
+        return self.coming.session_of(run_id) if run is None else run.session_key
 
     async def outcome(self, run_id: str, timeout_s: float) -> RunOutcome | None:
         """Return how a run ended, also one from before a restart; None if it does not in ``timeout_s``.
@@ -266,6 +281,9 @@ class Runs:
         run = drive.run
         run.waiters = self._awaited.pop(run.run_id, [])
         self._drives[run.run_id] = drive
+        doomed = self.coming.doomed(run.run_id)
+        if doomed is not None:
+            drive.abort(doomed)
         self.metrics.runs_active(len(self._drives))
         return drive
 

@@ -7,7 +7,8 @@ GET, HEAD              answer
 /                      the page of gateway/ui/index.html
 /health, /healthz      200 ``{ok, status: "live"}``, 503 ``{ok: false, status: "stalled"}``
 /ready, /readyz        200 or 503 ``{ready}``; to trusted callers also ``failing``, ``uptimeMs`` and,
-                       while not ready, ``state: "starting" | "degraded"``, ``reasons`` by name
+                       while not ready, ``state: "starting" | "degraded"``, ``reasons`` by name;
+                       ``eventLoop`` where it is watched
 /startup, /startupz    200 or 503 ``{ok, status: "started" | "starting"}``; to trusted callers also
                        ``version``, ``uptimeMs`` and, while starting, ``pendingReason``
 /metrics               Prometheus text, for who proves that they may
@@ -65,6 +66,9 @@ class Probes(Protocol):
 
     def uptime_ms(self) -> int:
         """Milliseconds since the start."""
+
+    def event_loop(self) -> dict[str, Any] | None:
+        """How the event loop does (protocol: health), None where nothing watches it."""
 
 
 def is_local(request: Request) -> bool:
@@ -137,7 +141,7 @@ class Ready(_Readable):
         self._authorize = authorize
 
     def body(self, request: Request) -> bytes:
-        """Return ``{ready}``, to trusted callers with what is wrong and why."""
+        """Return ``{ready}``, to trusted callers with what is wrong and why, and how the loop is."""
         failing = self._probes.failing()
         value: dict[str, Any] = {"ready": not failing}
         if is_trusted(request, self._authorize):
@@ -145,6 +149,8 @@ class Ready(_Readable):
             if failing:
                 value["state"] = "degraded" if self._probes.started() else "starting"
                 value["reasons"] = self._probes.reasons()
+            if (event_loop := self._probes.event_loop()) is not None:
+                value["eventLoop"] = event_loop
         return json(request, 503 if failing else 200, value)
 
 

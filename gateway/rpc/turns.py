@@ -48,32 +48,27 @@ async def chat_send(context: Context, params: ChatSendParams) -> dict[str, Any]:
     text = clean_text(params.message)
     commands = not given(params.suppress_command_interpretation, False)
     if commands and is_stop_command(text):
-        return _aborted(context.services.runs.abort_session(key, "stop"))
+        return _aborted(context.services.runs.stop_session(key, "stop"))
     files = attachments(given(params.attachments, []), context.services.limits.attachment_bytes)
     if not text.strip() and not files:
         raise InvalidRequest("message or attachment required")
-    await _check_send_policy(context, key)
-    prepare = None
-    if commands:
-        text, prepare = _commanded(context, key, text)
-    timeout_ms = given(params.timeout_ms, None)
-    started = await context.services.runs.start(
-        _turn(
-            context,
-            RunRequest(
-                run_id=check_run_id(params.idempotency_key),
-                session_key=key,
-                session_id="",
-                agent_id=agent.agent_id,
-                text=text,
-                attachments=files,
-                thinking=given(params.thinking, None),
-                timeout_s=_timeout(context, timeout_ms, 1000),
-            ),
-            "chat",
-            prepare,
+    run_id = check_run_id(params.idempotency_key)
+    with context.services.runs.coming.expected(run_id, key):
+        await _check_send_policy(context, key)
+        prepare = None
+        if commands:
+            text, prepare = _commanded(context, key, text)
+        request = RunRequest(
+            run_id=run_id,
+            session_key=key,
+            session_id="",
+            agent_id=agent.agent_id,
+            text=text,
+            attachments=files,
+            thinking=given(params.thinking, None),
+            timeout_s=_timeout(context, given(params.timeout_ms, None), 1000),
         )
-    )
+        started = await context.services.runs.start(_turn(context, request, "chat", prepare))
     return _chat_answer(context, started)
 
 
@@ -127,12 +122,12 @@ def chat_abort(context: Context, params: ChatAbortParams) -> dict[str, Any]:
     runs = context.services.runs
     key = session_key(context, params.session_key, params.agent_id)
     if params.run_id is UNSET:
-        return _aborted(runs.abort_session(key, "rpc"))
+        return _aborted(runs.stop_session(key, "rpc"))
     run_id = str(params.run_id)
-    run = runs.get(run_id)
-    if run is None:
+    owner = runs.session_of(run_id)
+    if owner is None:
         return _aborted([])
-    if run.session_key != key:
+    if owner != key:
         raise InvalidRequest("runId does not match sessionKey")
     return _aborted([run_id] if runs.abort(run_id, "rpc") else [])
 
@@ -146,26 +141,22 @@ async def agent(context: Context, params: AgentParams) -> TwoPhase | dict[str, A
     if not text.strip():
         raise InvalidRequest("invalid agent params: message must not be blank")
     files = attachments(given(params.attachments, []), services.limits.attachment_bytes)
-    await _check_send_policy(context, key)
-    text, prepare = _commanded(context, key, text)
-    started = await services.runs.start(
-        _turn(
-            context,
-            RunRequest(
-                run_id=check_run_id(params.idempotency_key),
-                session_key=key,
-                session_id=session_id,
-                agent_id=target.agent_id,
-                text=text,
-                attachments=files,
-                thinking=given(params.thinking, None),
-                extra_system_prompt=given(params.extra_system_prompt, None),
-                timeout_s=_timeout(context, given(params.timeout, None), 1),
-            ),
-            "agent",
-            prepare,
+    run_id = check_run_id(params.idempotency_key)
+    with services.runs.coming.expected(run_id, key):
+        await _check_send_policy(context, key)
+        text, prepare = _commanded(context, key, text)
+        request = RunRequest(
+            run_id=run_id,
+            session_key=key,
+            session_id=session_id,
+            agent_id=target.agent_id,
+            text=text,
+            attachments=files,
+            thinking=given(params.thinking, None),
+            extra_system_prompt=given(params.extra_system_prompt, None),
+            timeout_s=_timeout(context, given(params.timeout, None), 1),
         )
-    )
+        started = await services.runs.start(_turn(context, request, "agent", prepare))
     if started.outcome is not None:
         return await _final(context, started.outcome)
     accepted: dict[str, Any] = {

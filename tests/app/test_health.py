@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.app.health import REFRESH_S
+from gateway.core.looplag import LagWindow
 from gateway.errors import StoreError
 from gateway.testing import result_of
 from tests.app.harness import READ, Gate, assert_fits
@@ -83,6 +84,34 @@ def test_it_fits_the_snapshot_of_a_hello(gate: Gate) -> None:
             "uptimeMs": 0,
         }
         assert_fits(4, "Snapshot", snapshot)
+
+
+def test_it_has_the_state_of_the_loop_as_it_is_now(gate: Gate) -> None:
+    """What is told of the event loop is in every answer from then on, though the rest is from before."""
+    health = gate.services.health
+    bare, reader = gate.client(scopes=()), gate.client(3, scopes=READ)
+    state = LagWindow(0.05, processors=2).state(0.0, 0, 0.0, 0.0)
+    health.tell_event_loop(state)
+    unmade = bare.ok("health")
+    refresh(gate)
+    first = [client.ok("health") for client in (bare, reader)]
+    health.tell_event_loop({**state, "delayMaxMs": 7.5})
+    second = [client.ok("health") for client in (bare, reader)]
+
+    assert unmade == {}
+    assert [told["eventLoop"]["delayMaxMs"] for told in first] == [0.0, 0.0]
+    assert [told["eventLoop"]["delayMaxMs"] for told in second] == [7.5, 7.5]
+    assert [told | {"eventLoop": None} for told in first] == [
+        told | {"eventLoop": None} for told in second
+    ]
+    assert (health.event_loop or {})["delayMaxMs"] == 7.5
+    snapshot = {
+        "presence": [],
+        "health": second[1],
+        "stateVersion": health.state_version(),
+        "uptimeMs": 0,
+    }
+    assert_fits(4, "Snapshot", snapshot)
 
 
 def test_it_is_made_anew_every_minute(gate: Gate) -> None:

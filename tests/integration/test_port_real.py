@@ -81,6 +81,9 @@ class FakeProbes:
     def uptime_ms(self) -> int:
         return 1
 
+    def event_loop(self) -> None:
+        return None
+
 
 class Served:
     """A port that listens on real sockets."""

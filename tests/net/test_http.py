@@ -104,6 +104,14 @@ def test_strangers_get_no_details(web: Web, host: str, headers: dict[str, str]) 
     assert startup.json() == {"ok": False, "status": "starting"}
 
 
+def test_the_event_loop_is_for_local_callers(web: Web) -> None:
+    """How late the loop is stands in the answer of /readyz where it is known, for local callers only."""
+    web.probes.loop_state = {"degraded": False}
+    told = [web.ask(head("/readyz"), host=host).json() for host in ("127.0.0.1", "192.0.2.1")]
+
+    assert [answer.get("eventLoop") for answer in told] == [{"degraded": False}, None]
+
+
 @pytest.mark.parametrize(
     "peer",
     [

@@ -24,6 +24,7 @@ class FakeProbes:
         self.is_started = True
         self.broken: list[str] = []
         self.because: dict[str, str] = {}
+        self.loop_state: dict[str, Any] | None = None
 
     def live(self) -> bool:
         return self.is_live
@@ -39,6 +40,9 @@ class FakeProbes:
 
     def uptime_ms(self) -> int:
         return 1234
+
+    def event_loop(self) -> dict[str, Any] | None:
+        return self.loop_state
 
 
 class Answer:
