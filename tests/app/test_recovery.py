@@ -83,6 +83,60 @@ def test_a_run_that_goes_at_once_costs_no_further_write(gate: Gate) -> None:
     assert [call for call in gate.store.calls if call in writes] == ["accept_turn", "finish_turn"]
 
 
+# -- logs that were cut off
+
+
+def test_a_log_goes_on_as_another(gate: Gate) -> None:
+    """What a client saw beyond what was stored is not taken for the end that the next start gives."""
+    gate.client().send("hello")
+    gate.live().sink.text("stored ")
+    gate.turn()
+    gate.store.failing["append_events"] = StoreError("disk full")
+    gate.live().sink.emit("tool", {"name": "one"})
+    gate.turn()
+    seen = gate.runs.get("r1").position
+    gate.runs.log.take("r1")
+    gate.store.failing.clear()
+
+    again = gate.restarted()
+    client = again.client()
+    recovered(again)
+    position = {"epoch": seen.epoch, "seq": seen.seq}
+    cut_off = client.ok("runs.read", {"runId": "r1", "after": position})
+    whole = client.ok("runs.read", {"runId": "r1"})
+
+    assert seen.seq == 3
+    assert cut_off["status"] == "gap"
+    assert cut_off["snapshot"] == {"text": "stored ", "state": "failed"}
+    assert cut_off["next"] == {"epoch": again.runs.epoch, "seq": 3}
+    assert [(e["seq"], e["stream"]) for e in whole["events"]] == [
+        (1, "lifecycle"),
+        (2, "assistant"),
+        (3, "lifecycle"),
+    ]
+    assert whole["epoch"] == again.runs.epoch
+    assert result_of(again.store.list_events("r1", after_seq=0, limit=9, epoch=seen.epoch)) == ()
+
+
+@pytest.mark.parametrize("seq", [0, 1, 2, 9])
+def test_following_a_run_while_it_is_ended(gate: Gate, seq: int) -> None:
+    """Who follows a run before the start-up has ended it learns of the end, wherever it stood."""
+    gate.client().send("hello")
+    gate.live().sink.text("stored ")
+    gate.turn()
+    epoch = gate.runs.epoch
+    again = gate.restarted()
+    client = again.client()
+    after = {"epoch": epoch, "seq": seq}
+    client.ok("runs.follow", {"runId": "r1", "after": after})
+    recovered(again)
+    again.clock.pump([0.5] * 6)
+
+    last = client.events("run.event")[-1]
+    assert (last["epoch"], last["seq"], last["data"]["phase"]) == (again.runs.epoch, 3, "error")
+    assert not len(again.services.follows)
+
+
 # -- messages that waited
 
 
