@@ -325,11 +325,10 @@ async def stuck(world: World, observer: Observer) -> None:
         run = client.chat(text, f"agent:{agent}:soak-stuck-{random.randrange(5)}", params=params)
         reading = asyncio.ensure_future(run.result())
         await asyncio.sleep(random.uniform(0.2, 1.5))
-        while not by_timeout and not reading.done():
-            if (await run.abort())["aborted"]:
-                break
-            world.counts["abort before its run"] += 1  # chat.send was not that far yet
-            await asyncio.sleep(0.2)
+        if not by_timeout and not (await run.abort())["aborted"]:
+            await asyncio.wait([reading], timeout=2)  # it was refused, or has ended
+            if not reading.done():
+                world.fault(f"run {run.run_id} goes on, and its abort found nothing")
         async with asyncio.timeout(END_S):
             try:
                 ended = await reading
