@@ -269,7 +269,8 @@ def assert_clean(output: str, state: Path) -> None:
     """Check that nothing unexpected was printed or logged."""
     for word in ("Traceback", "Unhandled", "Warning:"):
         assert word not in output, output
-    assert not [each for each in log_records(state) if "traceback" in each], output
+    failures = [each for each in log_records(state) if "traceback" in each]
+    assert not failures, f"{failures}\n{output}"
 
 
 def probe(port: int, path: str, method: str = "GET") -> Answer:

@@ -43,7 +43,11 @@ def test_screen_shows_what_a_terminal_would(written: str, lines: list[str]) -> N
 
 def test_terminal_shows_a_program_and_takes_keys(tmp_path: Path) -> None:
     """A program on the terminal sees a terminal of the given size, and its answers are seen."""
-    code = "import os; print(os.get_terminal_size().columns); print('got', input().upper())"
+    # No newline after the number: a terminal passes it on by itself, and an echo may come before it.
+    code = (
+        r"import os; print(f'{os.get_terminal_size().columns}\x1b[3;1H', end='', flush=True);"
+        "print('got', input().upper())"
+    )
     terminal = Terminal([sys.executable, "-c", code], os.environ, tmp_path)
     try:
         terminal.wait_for("120")
