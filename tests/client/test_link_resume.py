@@ -13,6 +13,7 @@ from gateway.client.options import ClientOptions
 from gateway.client.retry import Reconnect
 from gateway.client.testing import FakeGateway
 from tests.client.bench import Bench
+from tests.unmeasured import unmeasured
 
 FRAMES = 500
 WORDS = [f"w{number} " for number in range(FRAMES)]
@@ -20,6 +21,7 @@ FIRST = 4
 """Messages before the first delta: challenge, hello, the answer to the message, the epoch."""
 
 
+@unmeasured
 def spoken(cuts, words, logs=True):
     """Let a run say the words, a hundred a second, on connections that are cut."""
     bench = Bench(FakeGateway(cuts=cuts, logs=logs))
