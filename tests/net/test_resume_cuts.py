@@ -97,6 +97,7 @@ def test_a_cut_at_every_frame_of_a_run(back_after: int, apart: int) -> None:
     story.close()
 
 
+@unmeasured
 def test_two_cuts() -> None:
     """A second cut, after any frame of the second connection, does no harm either."""
     story = Story()
@@ -168,6 +169,7 @@ class Chances(Story):
             reader.read()
 
 
+@unmeasured
 @settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_whatever_happens(steps: list[tuple[str, Any]]) -> None:
