@@ -266,7 +266,8 @@ async def read(run: Any) -> tuple[str, str | None, str | None]:
             told.add(event)
     except ClientError as raised:
         error = shown(raised)
-    return told.text, told.end and told.end.outcome.value, error
+    end = None if told.end is None else told.end.outcome.value
+    return told.text, end, error
 
 
 def noticed(notice: Any) -> str | None:

@@ -406,5 +406,7 @@ class Audience(RuleBasedStateMachine):
 Audience.TestCase.settings = settings(
     max_examples=25, stateful_step_count=40, deadline=None, phases=[Phase.generate]
 )
-Audience.TestCase.runTest = unmeasured(Audience.TestCase.runTest)
+Audience.TestCase.runTest = unmeasured(  # type: ignore[method-assign]
+    Audience.TestCase.runTest
+)
 TestAudience = Audience.TestCase
