@@ -105,20 +105,26 @@ class GatewayService(Service):
         )
         self.services = self.wiring.services
         self.shutdown = Shutdown(self.wiring, reactor.stop)
-        self.watchdog = Watchdog(
-            clock,
+        self.watchdog = self._make_watchdog(turns)
+        path = loaded.path
+        self._base_dir = path.absolute().parent if path is not None else Path.cwd()
+        self.port = self._make_port()
+
+    def _make_watchdog(self, turns: Turns | None) -> Watchdog:
+        return Watchdog(
+            self.clock,
             self.wiring.metrics,
             self.services.health.tell_event_loop,
             limit_s=self.config.limits.loop_lag_ms / 1000,
             turns=turns,
         )
-        path = loaded.path
-        self._base_dir = path.absolute().parent if path is not None else Path.cwd()
+
+    def _make_port(self) -> SwitchFactory:
         root = make_root(self, authorize=self._authorized, exposition=self._exposition)
-        self.port = SwitchFactory(
+        return SwitchFactory(
             self.wiring.factory,
-            Site(root, clock, websocket=self.wiring.factory),
-            clock,
+            Site(root, self.clock, websocket=self.wiring.factory),
+            self.clock,
             head_timeout=self.config.limits.handshake_timeout_s,
         )
 

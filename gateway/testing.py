@@ -95,6 +95,23 @@ def memory_store(clock: IClock) -> SQLStore:
     return store
 
 
+def _operations(config: Config, clock: FakeClock, entropy: IEntropy) -> Operations:
+    """Return the facts of a process that has no file and no log."""
+    return Operations(
+        version=__version__,
+        boot_id=entropy.uuid4(),
+        host="test-host",
+        pid=1,
+        started_at=clock.seconds(),
+        state_dir="/nonexistent",
+        auth_mode=config.auth.mode,
+        config=ConfigView(
+            path="/nonexistent/gateway.toml", exists=False, raw="", parsed={}, hash=""
+        ),
+        tail_logs=lambda cursor, limit, max_bytes: succeed({}),
+    )
+
+
 def memory_gateway(
     *,
     clock: FakeClock | None = None,
@@ -131,26 +148,13 @@ def memory_gateway(
     keys = SessionKeyPolicy.from_config(list(agents), default_agent_id=default)
     if store is None:
         store = memory_store(clock)
-    operations = Operations(
-        version=__version__,
-        boot_id=entropy.uuid4(),
-        host="test-host",
-        pid=1,
-        started_at=clock.seconds(),
-        state_dir="/nonexistent",
-        auth_mode=config.auth.mode,
-        config=ConfigView(
-            path="/nonexistent/gateway.toml", exists=False, raw="", parsed={}, hash=""
-        ),
-        tail_logs=lambda cursor, limit, max_bytes: succeed({}),
-    )
     wiring = Wiring(
         config=config,
         clock=clock,
         entropy=entropy,
         store=store,
         agents=AgentDirectory(agents, default, keys),
-        operations=operations,
+        operations=_operations(config, clock, entropy),
         reactor=clock,
     )
     wiring.edge.policy = wiring.door(secret)

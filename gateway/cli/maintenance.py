@@ -82,7 +82,7 @@ def _watch(connected: Session, before: int, waiting: int) -> None:
             click.echo(f"closed: {lost.reason} ({lost.code})")
             return
         except (RequestFailed, RequestTimeout):
-            continue
+            continue  # the end of the connection tells more
         now = status["tasks"]["active"] - waiting
         if now != before:
             click.echo(f"{_count(now, 'run')} left")

@@ -11,9 +11,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import URL, Engine, insert
+from sqlalchemy import URL, Engine, create_mock_engine, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 import gateway
@@ -28,9 +30,23 @@ UPGRADE_TIMEOUT_S = 900.0
 def create_all(engine: Engine) -> None:
     """Make every table in one transaction, and note the revision. Raises SQLAlchemyError."""
     with engine.begin() as connection:
-        metadata.create_all(connection, checkfirst=False)
+        for statement in _statements():
+            connection.exec_driver_sql(statement)
         connection.execute(insert(alembic_version), {"version_num": REVISIONS[-1]})
         sqlite.stamp_application(connection)
+
+
+@cache
+def _statements() -> tuple[str, ...]:
+    """Return the SQL that makes the tables: to make these texts takes four times as long as to run them."""
+    statements: list[str] = []
+
+    def note(statement: Any, *_: Any, **__: Any) -> None:
+        statements.append(str(statement.compile(dialect=engine.dialect)))
+
+    engine = create_mock_engine("sqlite://", note)
+    metadata.create_all(engine, checkfirst=False)
+    return tuple(statements)
 
 
 def prepare_file(

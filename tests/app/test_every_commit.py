@@ -18,6 +18,7 @@ from gateway.testing import FakeClock, result_of
 from tests.app.harness import Call, Client, Gate
 from tests.store.faults import Faults
 from tests.store.harness import call_nothing
+from tests.unmeasured import unmeasured
 
 PATIENCE_S = 10
 """How long a request is tried again, and how long the store needs at most to work again."""
@@ -161,6 +162,7 @@ def conversations() -> Iterator[list[Conversation]]:
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["lost", "stored all the same"])
+@unmeasured
 def test_the_store_fails_at_each_commit(
     tmp_path: Path,
     conversations: list[Conversation],

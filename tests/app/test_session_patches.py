@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from bench import patches
+from tests.unmeasured import unmeasured
 
 COUNT = 3_000
 
 
 @pytest.mark.parametrize("patch", [patches.in_memory, patches.on_disk])
+@unmeasured
 def test_patches_of_many_writers(patch: Callable[[int], Any]) -> None:
     """What 64 writers patch at random ends as a serial replay does, with versions that rise by one."""
     applied, stored = patch(COUNT)

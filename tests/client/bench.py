@@ -18,11 +18,11 @@ from gateway.client.actions import (
     RunSaid,
     Send,
 )
-from gateway.client.chat import RunEnded, TextDelta, TextReplaced
 from gateway.client.link import Link
 from gateway.client.options import ClientOptions, parse_url
 from gateway.client.retry import Reconnect
 from gateway.client.testing import FakeGateway
+from tests.client.telling import Told
 
 TARGET = parse_url("ws://gateway.test:18789")
 COMES_BACK = ClientOptions(reconnect=Reconnect(fraction=lambda: 0.5))
@@ -172,23 +172,11 @@ class Bench:
 
     def told(self, run_id="run-1"):
         """What the events of a run add up to; checks that nothing follows the end."""
-        text = ""
-        for number, event in enumerate(self.events(run_id), 1):
-            match event:
-                case TextDelta(more):
-                    text += more
-                case TextReplaced(whole):
-                    text = whole
-                case RunEnded():
-                    assert number == len(self.events(run_id))
-                    assert event.text == text
-        return text
+        return Told(self.events(run_id)).text
 
     def end(self, run_id="run-1"):
         """The one end of a run, None if it goes on."""
-        ends = [event for event in self.events(run_id) if isinstance(event, RunEnded)]
-        assert len(ends) <= 1
-        return ends[0] if ends else None
+        return Told(self.events(run_id)).end
 
     def away(self):
         return [notice for notice in self.notices if isinstance(notice, Disconnected)]

@@ -17,13 +17,11 @@ from gateway.client import (
     Event,
     Gap,
     Reconnected,
-    RunEnded,
-    TextDelta,
-    TextReplaced,
 )
 from gateway.client.options import MAX_FRAME_BYTES
 from tests.client.refusals import COMES_BACK, shown
 from tests.client.rigs import Rig
+from tests.client.telling import Told
 
 WORDS = ("one ", "two ", "three ", "four ", "five ")
 STEP_S = 0.1
@@ -262,21 +260,14 @@ async def be_disturbed(rig: Rig, disturbance: Disturbance) -> dict[str, Any]:
 
 async def read(run: Any) -> tuple[str, str | None, str | None]:
     """Return the text, the end and the error of a run; an end is the last that comes."""
-    text, end = "", None
+    told, error = Told(), None
     try:
         async for event in run:
-            assert end is None, "something follows the end"
-            match event:
-                case TextDelta(more):
-                    text += more
-                case TextReplaced(whole):
-                    text = whole
-                case RunEnded():
-                    end = event.outcome.value
-                    assert event.text == text
+            told.add(event)
     except ClientError as raised:
-        return text, end, shown(raised)
-    return text, end, None
+        error = shown(raised)
+    end = None if told.end is None else told.end.outcome.value
+    return told.text, end, error
 
 
 def noticed(notice: Any) -> str | None:

@@ -13,6 +13,7 @@ from gateway.client.options import ClientOptions
 from gateway.client.retry import Reconnect
 from gateway.client.testing import FakeGateway
 from tests.client.bench import Bench
+from tests.unmeasured import unmeasured
 
 FRAMES = 500
 WORDS = [f"w{number} " for number in range(FRAMES)]
@@ -46,6 +47,7 @@ def check(bench, words):
 
 
 @pytest.mark.parametrize("tens", range(0, FRAMES + FIRST + 1, 10))
+@unmeasured
 def test_a_cut_at_every_frame_of_a_run(tens):
     """A run of 500 frames, cut after each in turn, is told byte for byte, with one end."""
     for boundary in range(max(1, tens), tens + 10):
@@ -57,6 +59,7 @@ def test_a_cut_at_every_frame_of_a_run(tens):
 
 @pytest.mark.parametrize("logs", [True, False])
 @pytest.mark.parametrize("first", range(1, 16))
+@unmeasured
 def test_a_cut_at_every_frame_of_two_connections(first, logs):
     """A second cut, at every frame of what comes after the first, does no harm either."""
     words = WORDS[:10]
@@ -109,6 +112,7 @@ def play(bench, steps):
         bench.settle()
 
 
+@unmeasured
 @settings(max_examples=150, deadline=None)
 @given(
     STEPS,
@@ -137,6 +141,7 @@ def test_whatever_happens_the_text_is_whole(steps, end, away, eager, seed):
     assert bench.lost is None
 
 
+@unmeasured
 @settings(max_examples=60, deadline=None)
 @given(STEPS, st.booleans(), st.sampled_from([3, 4]), st.integers(0, 2**32))
 def test_without_logs_the_text_is_whole_too(steps, away, protocol, seed):

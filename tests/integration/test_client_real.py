@@ -26,8 +26,6 @@ from gateway.client import (
     Reconnected,
     RequestFailed,
     RunEnded,
-    TextDelta,
-    TextReplaced,
     aio,
     client_info,
     twisted,
@@ -37,6 +35,7 @@ from gateway.core.deviceproof import DeviceIdentity
 from gateway.runtime import SystemClock, SystemEntropy
 from gateway.service import GatewayService, make_gateway
 from gateway.statedir import StateDirectory
+from tests.client.telling import Told
 from tests.integration.daemon import free_port, soon
 
 pytestmark = pytest.mark.integration
@@ -141,18 +140,11 @@ async def serving(
 
 async def read(run: Any) -> tuple[str, RunEnded]:
     """Read a run to its end; return the text as its events add up to, and the end."""
-    text, ends = "", []
+    told = Told()
     async for event in run:
-        match event:
-            case TextDelta(more):
-                text += more
-            case TextReplaced(whole):
-                text = whole
-            case RunEnded():
-                ends.append(event)
-    (end,) = ends
-    assert end.text == text
-    return text, end
+        told.add(event)
+    assert told.end is not None
+    return told.text, told.end
 
 
 @pytest_twisted.ensureDeferred

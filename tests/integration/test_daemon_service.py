@@ -21,6 +21,7 @@ from gateway.errors import StoreError
 from gateway.model import RunState
 from gateway.service import START_PAUSE_S, GatewayService, make_gateway
 from gateway.statedir import StateDirectory
+from gateway.store import sqlite
 from gateway.store.health import PROBE_S
 from gateway.tap import Options, makeService
 from gateway.testing import FakeClock, FakeEntropy
@@ -166,8 +167,9 @@ async def test_start_waits_for_the_store(tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_degraded_store(tmp_path: Path) -> None:
+async def test_degraded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing can be written /readyz and one line of the log say so and why; then it goes on."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 200)
     here = InProcess(tmp_path)
     here.whole.privilegedStartService()
     here.whole.startService()

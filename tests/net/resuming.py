@@ -9,12 +9,12 @@ from twisted.python.failure import Failure
 
 from gateway.client import ClientOptions, Credentials
 from gateway.client.actions import Dial, RunFailed, RunSaid, Send
-from gateway.client.chat import RunEnded, TextDelta, TextReplaced
 from gateway.client.link import Link
 from gateway.client.options import parse_url
 from gateway.client.retry import Reconnect
 from gateway.testing import TOKEN
-from tests.net.gate import Gate
+from tests.client.telling import Told
+from tests.net.gate import FrameReader, Gate
 from tests.net.wire import Wire, masked, upgrade
 
 OPTIONS = ClientOptions(
@@ -31,27 +31,18 @@ class LossyWire(Wire):
     def __init__(self, reader: Reader) -> None:
         super().__init__()
         self._reader = reader
-        self._rest = b""
+        self._frames = FrameReader()
         self.upgraded = False
 
     def write(self, data: bytes) -> None:
-        data = self._rest + data
         if not self.upgraded:
             head, _, data = data.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 101 ")
             self.upgraded = True
             self._reader.link.upgraded()
-        while len(data) >= 2:
-            length, start = data[1], 2
-            if length > 125:
-                start = 4 if length == 126 else 10
-                length = int.from_bytes(data[2:start], "big")
-            if len(data) < start + length:
-                break
-            assert data[0] == 0x81, "a whole text message"
-            message, data = data[start : start + length], data[start + length :]
+        for opcode, message in self._frames.feed(data):
+            assert opcode == 1, "a text message"
             self._reader.take(self, message)
-        self._rest = data
 
 
 class Reader:
@@ -63,8 +54,7 @@ class Reader:
         self.got = 0
         """Messages about the run on this connection: the answer, then events."""
         self.connections = 0
-        self.text = ""
-        self.ends: list[Any] = []
+        self.told = Told()
         self.failures: list[Any] = []
         self.wire: LossyWire | None = None
         self._inbox: list[bytes] = []
@@ -128,7 +118,8 @@ class Reader:
                     if self.wire is not None:
                         self.wire.protocol.dataReceived(masked(frame))
                 case RunSaid(_, events):
-                    self._said(events)
+                    for event in events:
+                        self.told.add(event)
                 case RunFailed(_, error):
                     self.failures.append(error)
 
@@ -139,14 +130,3 @@ class Reader:
         factory = self.gate.wiring.factory
         wire.connect(factory.buildProtocol(wire.getPeer()))
         wire.protocol.dataReceived(upgrade())
-
-    def _said(self, events: list[Any]) -> None:
-        for event in events:
-            match event:
-                case TextDelta(text):
-                    assert not self.ends, "nothing comes after the end"
-                    self.text += text
-                case TextReplaced():
-                    self.text = event.text
-                case RunEnded():
-                    self.ends.append(event)

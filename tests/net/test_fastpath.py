@@ -25,6 +25,7 @@ from tests.net.wire import (
     upgrade,
     websocket_factory,
 )
+from tests.unmeasured import unmeasured
 
 disable_handshake_logging()
 
@@ -235,6 +236,7 @@ def frames() -> st.SearchStrategy[bytes]:
     return st.one_of(plain, plain, plain, plain, parts, parts, control, control, closing, wrong)
 
 
+@unmeasured
 @settings(max_examples=300, deadline=None)
 @given(
     sent=st.lists(frames(), max_size=12).map(b"".join),

@@ -11,6 +11,7 @@ from gateway.errors import CloseCause, CloseCode
 from gateway.testing import TOKEN
 from tests.net.gate import CLI, SCOPES, Client, Gate, closings
 from tests.net.wire import Wire, masked
+from tests.unmeasured import unmeasured
 
 LONG = "x" * 150_000
 WRITES = 60
@@ -77,6 +78,7 @@ def writes(wire: FailingWire) -> list[bytes]:
 
 
 @pytest.mark.parametrize("stays", [True, False], ids=["for good", "once"])
+@unmeasured
 def test_whichever_write_fails_it_is_told_once(
     gate: Gate, log: list[LogEvent], stays: bool
 ) -> None:

@@ -27,6 +27,7 @@ from gateway.errors import BackendError
 from gateway.model import Role
 from gateway.testing import result_of
 from tests.app.harness import Client, Gate
+from tests.unmeasured import unmeasured
 
 SPELLINGS = {
     "main": "agent:main:main",
@@ -404,5 +405,8 @@ class Audience(RuleBasedStateMachine):
 # Without shrinking, which takes minutes here: what fails is printed as the steps that led to it.
 Audience.TestCase.settings = settings(
     max_examples=25, stateful_step_count=40, deadline=None, phases=[Phase.generate]
+)
+Audience.TestCase.runTest = unmeasured(  # type: ignore[method-assign]
+    Audience.TestCase.runTest
 )
 TestAudience = Audience.TestCase

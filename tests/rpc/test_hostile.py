@@ -14,6 +14,7 @@ from gateway.model import Role
 from gateway.rpc.families import build_table
 from gateway.rpc.table import Method
 from tests.app.harness import Client, Gate, assert_fits
+from tests.unmeasured import unmeasured
 
 METHODS = [method for method in build_table() if method.params is not None]
 INTEGERS = st.integers(-(2**63), 2**64) | st.sampled_from([10**30, -(10**30), 10**400])
@@ -77,6 +78,7 @@ def assert_answered(client: Client, method: str, params: Any) -> None:
 
 
 # Not parametrised by method: pytest-twisted wraps a test of Hypothesis anew for every set of params.
+@unmeasured
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(params=JSON, likely=LIKELY, protocol=st.sampled_from([3, 4]))
 def test_any_params(params: Any, likely: dict[str, Any], protocol: int) -> None:
