@@ -53,7 +53,7 @@ _STOPS = {
 _CUT_OFF = {
     "interrupted": "The gateway ended it, not its agent: it had started when the gateway died, or could not"
     " be run again. What it did until then is done, and what it said is in its log. If it is still"
-    " wanted, send the message again; an agent with on_restart = \"rerun\" has that done by the gateway.",
+    ' wanted, send the message again; an agent with on_restart = "rerun" has that done by the gateway.',
     "expired": "The gateway ended it: it waited for its turn longer than limits.queued_ttl_s, and never"
     " started. If it is still wanted, send the message again.",
 }
