@@ -288,7 +288,7 @@ def test_a_run_whose_end_is_not_stored(
     sender: Client,
     expected_failures: list[type[BaseException]],
 ) -> None:
-    """A run that ended while the store fails is told as it ended, though its record still says that it goes."""
+    """A run that ended while the store fails is told as it ended, though its record says that it goes."""
     expected_failures.append(StoreError)
     sender.send("hello")
     gate.store.failing["finish_turn"] = StoreError("disk full")
