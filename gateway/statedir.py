@@ -117,21 +117,26 @@ class StateDirectory:
         url = held.get("url") if isinstance(held, dict) else None
         return url if isinstance(url, str) else None
 
-    def owned_by(self, pid: int) -> bool:
-        """Whether a process has the directory: its name stands in the lock, and it is alive.
+    def owner(self) -> int | None:
+        """Return the process that has the directory: its name stands in the lock, and it is alive.
 
-        Only asked of who had it: looking does not take the lock from whoever comes next.
+        Looking does not take the lock from whoever comes next.
         """
         try:
             held = json.loads(self.lock_file.read_bytes()[:_READ_MAX])
-            if not isinstance(held, dict) or held.get("pid") != pid:
-                return False
+            pid = held.get("pid") if isinstance(held, dict) else None
+            if not isinstance(pid, int) or pid <= 0:
+                return None
             os.kill(pid, 0)
         except PermissionError:
-            return True  # it is alive, and somebody else's
-        except (OSError, ValueError):
-            return False
-        return True
+            return pid  # it is alive, and somebody else's
+        except (OSError, ValueError, OverflowError):
+            return None
+        return pid
+
+    def owned_by(self, pid: int) -> bool:
+        """Whether a process has the directory."""
+        return self.owner() == pid
 
     def _write_lock(self, descriptor: int, content: dict[str, object]) -> None:
         os.ftruncate(descriptor, 0)

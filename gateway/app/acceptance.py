@@ -129,7 +129,8 @@ class Acceptance:
         except VersionConflict:
             return await self._known(drive, turn)
         except StoreError as error:
-            self._log.failure("run {run} was not stored", run=run.run_id)
+            # What is wrong with the store is logged once, by itself.
+            self._log.warn("run {run} was not stored: {error}", run=run.run_id, error=str(error))
             self._end_unstored(run, f"the session could not be opened: {error}")
             raise _not_stored() from error
         except Exception:

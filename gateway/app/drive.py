@@ -341,6 +341,8 @@ class Drive:
         run = self.run
         for output in outputs:
             self._host.dispatch(output)
+        ours = outcome.state is not RunState.DONE and outcome.stop_reason
+        why = {"stopReason": outcome.stop_reason} if ours else {}  # else it is the agent's word
         _log.info(
             "run ended run={run} session={session} agent={agent} state={state}",
             run=run.run_id,
@@ -348,6 +350,7 @@ class Drive:
             agent=run.request.agent_id,
             state=outcome.state.value,
             durationMs=round((self._host.clock.seconds() - self._accepted_at) * 1000),
+            **why,
         )
         self._host.ended(run, outcome, messages)
 

@@ -85,6 +85,15 @@ class Ends:
         kept = self._ends.get(run_id)
         return None if kept is None else outcome_of(kept.end.run)
 
+    def record(self, run_id: str) -> RunRecord | None:
+        """Return the record of a run whose end waits here, as it will be stored."""
+        kept = self._ends.get(run_id)
+        return None if kept is None else kept.end.run
+
+    def records(self) -> list[RunRecord]:
+        """Return all such records, at most as many as ends are kept."""
+        return [kept.end.run for kept in self._ends.values()]
+
     def hold(self, end: TurnEnd) -> None:
         """Know of an end for which the store was asked and has not answered in time."""
         self._put(end, asked=True)

@@ -1,6 +1,7 @@
 """What is known of runs, as ``runs.list`` and ``runs.describe`` tell it: from memory, then from the store.
 
-A run that goes on is told from its record, which is newer than what the store has, and needs no store.
+A run that goes on, or whose end waits for the store, is told from its record, which is newer than what the
+store has, and needs no store.
 """
 
 from __future__ import annotations
@@ -61,7 +62,12 @@ class Inspection:
             stored, missing = (), f"the store failed: {error}"
         except TimeoutError:
             stored, missing = (), "the store does not answer"
-        rows = {record.run_id: self._of_record(record) for record in stored}
+        waiting = [
+            record
+            for record in self._runs.ends.records()
+            if session_key is None or record.session_key == session_key
+        ]
+        rows = {record.run_id: self._of_record(record) for record in (*stored, *waiting)}
         # Those that ended while the store was asked are told as they ended.
         rows |= {run.run_id: self._of_run(run) for run in live}
         found = [row for row in rows.values() if state is None or row["state"] == state.value]
@@ -73,7 +79,9 @@ class Inspection:
         run = self._runs.get(run_id)
         if run is not None:
             return self._of_run(run) | self._of_worker(run)
-        record: RunRecord | None = await self._runs.store.get_run(run_id)
+        record: RunRecord | None = self._runs.ends.record(run_id)
+        if record is None:
+            record = await self._runs.store.get_run(run_id)
         return None if record is None else self._of_record(record)
 
     def _of_run(self, run: Run) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def _row(name: str, line: dict[str, Any]) -> tuple[str, Any]:
     ended_ms = _ms(line.get("time"))
     if name == "run":
         row = {"runId": line["run"], "sessionKey": line.get("session"), "endedAtMs": ended_ms}
-        return "run", row | {"state": line.get("state"), "agentId": line.get("agent")}
+        row |= {"state": line.get("state"), "agentId": line.get("agent")}
+        return "run", row | ({"stopReason": line["stopReason"]} if line.get("stopReason") else {})
     row = {key: value for key, value in line.items() if key not in _LINE_ONLY and value != "n/a"}
     last = {part.lower(): row.pop(f"lastFrame{part}", None) for part in ("Id",)}
     last |= {"type": line.get("lastFrameType"), "method": line.get("lastFrameMethod")}

@@ -50,6 +50,10 @@ class Unreachable(Failure):
     exit_code = 2
 
 
+class NobodyListens(Unreachable):
+    """Ends the command: the address is free, or its gateway takes no more connections."""
+
+
 class Interrupted(click.ClickException):
     """Ends the command after Ctrl-C."""
 

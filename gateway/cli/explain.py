@@ -50,6 +50,14 @@ _STOPS = {
     "shutdown": "the gateway was stopped",
     "aborted": "its agent gave it up",
 }
+_CUT_OFF = {
+    "interrupted": "The gateway ended it, not its agent: it had started when the gateway died, or could not"
+    " be run again. What it did until then is done, and what it said is in its log. If it is still"
+    ' wanted, send the message again; an agent with on_restart = "rerun" has that done by the gateway.',
+    "expired": "The gateway ended it: it waited for its turn longer than limits.queued_ttl_s, and never"
+    " started. If it is still wanted, send the message again.",
+}
+"""What became of runs that failed, though no agent reported it."""
 
 
 def connection(row: Mapping[str, Any], now_ms: int) -> str:
@@ -106,12 +114,15 @@ def _of_run(row: Mapping[str, Any], state: str, ahead: int | None) -> Iterator[s
             f"  gatewayctl call chat.abort {shlex.quote(params)}"
         )
     elif state == "accepted":
-        yield "It is being stored, or starts at once."
-    elif state == "failed":
-        known = (
-            "That is what its agent reported." if row.get("error") else "Its error is not known."
+        yield (
+            "It is being stored, or starts at once. If it stays like this, the store fails: /readyz and the"
+            " line “run … waits for the store” in the log say why. It starts when the store works again."
         )
-        yield f"{known} More may stand in the log:"
+    elif state == "failed" and row.get("stopReason") in _CUT_OFF:
+        yield _CUT_OFF[str(row["stopReason"])]
+    elif state == "failed":
+        known = "That is what its agent reported, or what went wrong with it."
+        yield f"{known if row.get('error') else 'Its error is not known.'} More may stand in the log:"
         yield f"  grep gateway.agents.{agent} logs/*.jsonl"
     elif state == "aborted" and row.get("stopReason") in _STOPS:
         yield f"It ended before its time because {_STOPS[str(row['stopReason'])]}."

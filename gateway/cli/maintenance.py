@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.common import Failure, Flags, connecting
+from gateway.cli.common import Failure, Flags, NobodyListens, Unreachable, connecting
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -45,14 +45,34 @@ def drain(flags: Flags, grace: float | None, reason: str | None, wait: bool) -> 
         params["graceMs"] = round(grace * 1000)
     if reason:
         params["reason"] = reason
-    with session(flags) as connected:
-        answer = asked(connected, "gateway.drain", params)
-        click.echo(_told(answer))
-        if not wait:
-            return
-        _watch(connected, answer["runs"], answer["waitingRuns"])
-    _wait_for_the_end(flags, answer["pid"])
+    try:
+        with session(flags) as connected:
+            answer = asked(connected, "gateway.drain", params)
+            click.echo(_told(answer))
+            if not wait:
+                return
+            _watch(connected, answer["runs"], answer["waitingRuns"])
+    except NobodyListens as error:
+        _drains_already(flags, error, wait)
+    else:
+        _wait_for_the_end(flags, answer["pid"])
     click.echo("the gateway is gone")
+
+
+def _drains_already(flags: Flags, error: NobodyListens, wait: bool) -> None:
+    """Wait for a gateway of this host that takes no more connections, since it stops already."""
+    from gateway.cli.where import announced, state_directory
+
+    pid = announced(flags, os.environ)
+    if pid is None:
+        raise error
+    told = f"process {pid} has the state directory and takes no connections: it starts, or stops already"
+    if not wait:
+        raise Unreachable(f"{error.message}; {told} (kill {pid} leaves it no more grace)")
+    click.echo(f"{told}; waiting (kill {pid} leaves it no more grace)")
+    state = state_directory(flags, os.environ)
+    while state.owned_by(pid):
+        time.sleep(POLL_S)
 
 
 def _told(answer: dict[str, Any]) -> str:

@@ -19,18 +19,20 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure as TwistedFailure
 
-from gateway.cli.common import Flags, Unreachable
+from gateway.cli.common import Flags, NobodyListens, Unreachable
 from gateway.cli.where import Target, resolve
 from gateway.client import (
     OPERATOR_SCOPES,
     ClientError,
     ClientOptions,
+    ConnectFailed,
     ConnectRefused,
     Credentials,
     RunEnded,
     RunEvent,
     client_info,
 )
+from gateway.client.errors import CONNECTION_REFUSED
 from gateway.client.run import Run
 from gateway.client.twisted import Client, connect
 from gateway.runtime import use_steady_time
@@ -214,7 +216,8 @@ def close(loop: Loop, client: Client) -> None:
 def unreachable(error: ClientError, target: Target) -> Unreachable:
     """Say in one line why there is no connection, or no longer."""
     if not isinstance(error, ConnectRefused):
-        return Unreachable(str(error))
+        refused = isinstance(error, ConnectFailed) and error.why == CONNECTION_REFUSED
+        return NobodyListens(str(error)) if refused else Unreachable(str(error))
     code = error.detail_code or error.code or ""
     text = f"refused by {target.url}: {error.message}" + (f" ({code})" if code else "")
     wants_one = code.startswith("AUTH_") or code == "DEVICE_IDENTITY_REQUIRED"

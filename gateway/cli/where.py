@@ -122,6 +122,13 @@ def state_directory(flags: Flags, environ: Mapping[str, str]) -> StateDirectory:
     return StateDirectory(Path(named) if named else default_path())
 
 
+def announced(flags: Flags, environ: Mapping[str, str]) -> int | None:
+    """Return the process of the gateway that is meant where none is named, if it is alive."""
+    if flags.url or environ.get("GATEWAY_URL"):
+        return None
+    return state_directory(flags, environ).owner()
+
+
 def url_of(listen: Sequence[str]) -> str:
     """Return the address for a client of this host. Raises StartError.
 

@@ -24,6 +24,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from gateway.client.base import BaseClient
+from gateway.client.errors import CONNECTION_REFUSED
 from gateway.client.loop import Owner, Timer
 from gateway.client.options import ClientOptions, Target, parse_url
 from gateway.client.websocket import ClientFactory
@@ -164,7 +165,7 @@ def _why(error: BaseException) -> str:
     """Return in a few words why no connection came about."""
     match error:
         case ConnectionRefusedError():
-            return "connection refused"
+            return CONNECTION_REFUSED
         case TimeoutError():
             return "timed out"
         case _ if type(error).__name__ == "gaierror":

@@ -44,6 +44,10 @@ class InvalidUrl(ClientError, ValueError):
     """The address is no usable ``ws://`` or ``wss://`` URL."""
 
 
+CONNECTION_REFUSED: Final = "connection refused"
+"""Why no connection came about where nobody listens."""
+
+
 class ConnectFailed(ClientError):
     """No WebSocket connection came about."""
 

@@ -25,13 +25,13 @@ from twisted.python.failure import Failure
 from gateway.client.base import BaseClient
 from gateway.client.core import CLOSE_NORMAL
 from gateway.client.endpoint import endpoint_for
-from gateway.client.errors import ClientError, InvalidUrl
+from gateway.client.errors import CONNECTION_REFUSED, ClientError, InvalidUrl
 from gateway.client.loop import Owner, Timer
 from gateway.client.options import ClientOptions, Target, parse_url
 from gateway.client.websocket import ClientFactory
 
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
-    (ConnectionRefusedError, "connection refused"),
+    (ConnectionRefusedError, CONNECTION_REFUSED),
     (DNSLookupError, "unknown host"),
     (TimeoutError, "timed out"),
 )

@@ -25,6 +25,8 @@ FLUSH_S: Final = 10.0
 MAX_REASON_BYTES: Final = 123
 """What a close frame has room for beside its code (RFC 6455 section 5.5)."""
 
+NO_GOODBYE: Final = "closed without a close frame"
+
 _QUOTE: Final = re.compile("[\"':]")
 """Autobahn's reasons quote the peer, its URL and headers included, behind the first of these."""
 
@@ -239,7 +241,9 @@ class Ending(Sending):
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """The transport is gone: say once why."""
         self._gone = True
-        self.close(CloseCause.PEER_GONE, 1006, reason.getErrorMessage())
+        # What Twisted calls closed cleanly is a socket's end: of WebSocket's there was none.
+        ended = reason.check(ConnectionDone) is not None
+        self.close(CloseCause.PEER_GONE, 1006, NO_GOODBYE if ended else reason.getErrorMessage())
         self._attempt(super().connectionLost, reason)
         self._attempt(self.unregisterProducer)  # TLS keeps it, a cycle of all that is here
         self.edge.farewells.discard(self)

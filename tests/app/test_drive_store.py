@@ -138,3 +138,27 @@ def test_the_end_is_logged(gate: Gate) -> None:
     assert lines.texts == ["run ended run=r1 session=agent:main:main agent=main state=done"]
     assert event["durationMs"] == 0
     assert event["log_source"] is None
+    assert "stopReason" not in event
+
+
+def test_a_message_that_the_store_refuses_is_logged_in_a_line(gate: Gate) -> None:
+    """While the store fails each refused message is one warning, without a traceback."""
+    gate.store.failing["accept_turn"] = StoreError("disk full")
+
+    with Lines() as lines:
+        call = gate.client().send("hello")
+
+    assert call.error["retryable"] is True
+    assert lines.texts == ["run r1 was not stored: disk full"]
+    assert lines.events[0]["log_level"].name == "warn"
+
+
+def test_what_ended_a_run_is_logged(gate: Gate) -> None:
+    """The line of a run that the gateway ended says for what reason; an agent's word is not logged."""
+    client = gate.client()
+    client.send("hello")
+
+    with Lines() as lines:
+        client.ok("chat.abort", {"sessionKey": "main"})
+
+    assert [event["stopReason"] for event in lines.events] == ["rpc"]

@@ -69,6 +69,15 @@ def test_an_ended_run(log, tmp_path):
     assert find(tmp_path, "r1") == [("run", row | {"endedAtMs": None})]
 
 
+def test_why_a_run_ended(log, tmp_path):
+    """What ended a run before its time is known from its line, as long as nobody else can tell."""
+    facts = {"message": "run ended run=r1 session=s agent=main state=aborted", "state": "aborted"}
+    log("23", {**facts, "run": "r1", "stopReason": "shutdown"})
+
+    ((_, row),) = find(tmp_path, "r1")
+    assert row["stopReason"] == "shutdown"
+
+
 def test_the_newest_come_first(log, tmp_path):
     """Files are read from the newest on, and a whole id ends the search."""
     log("21", closed("abc-0"), closed("abc-1", code=1))

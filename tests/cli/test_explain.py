@@ -159,6 +159,16 @@ def test_an_open_connection(facts_, said):
         ),
         ({"state": "failed"}, "Run r1: failed.", "not known"),
         (
+            {"state": "failed", "error": "interrupted by a restart", "stopReason": "interrupted"},
+            "Run r1: failed: interrupted by a restart.",
+            "The gateway ended it, not its agent",
+        ),
+        (
+            {"state": "failed", "stopReason": "expired"},
+            "Run r1: failed.",
+            "longer than limits.queued_ttl_s",
+        ),
+        (
             {"state": "aborted", "stopReason": "timeout"},
             "Run r1: was aborted (timeout).",
             "took longer than it may",

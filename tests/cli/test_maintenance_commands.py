@@ -101,6 +101,52 @@ def test_nothing_to_drain(ctl):
     assert line == "gatewayctl: cannot connect to ws://127.0.0.1:1: connection refused\n"
 
 
+@pytest.fixture
+def stopping(ctl):
+    """The state directory of a gateway that listens no more, and is still there."""
+    state = StateDirectory(Path(ctl.environ["GATEWAY_STATE_DIR"]))
+    state.ensure()
+    state.lock(FakeClock())
+    state.announce("ws://127.0.0.1:1")
+    yield state
+    state.unlock()
+
+
+def test_a_gateway_that_drains_already(ctl, stopping):
+    """Who can not be asked since it stops already is named, with the way to give it no more grace."""
+    result = ctl("drain")
+
+    assert result.exit_code == 2
+    assert "cannot connect to ws://127.0.0.1:1" in one_line(result)
+    assert f"kill {os.getpid()}" in result.stderr
+
+
+def test_a_named_gateway_is_not_the_one_of_this_host(ctl, stopping):
+    """Where an address is given, nothing is said of the state directory of this host."""
+    line = one_line(ctl("drain", "--url", "ws://127.0.0.1:1", "--wait"))
+
+    assert line == "gatewayctl: cannot connect to ws://127.0.0.1:1: connection refused\n"
+
+
+def test_waiting_for_a_gateway_that_drains_already(ctl, stopping, monkeypatch):
+    """With --wait the command waits for such a process too, until it has given its directory up."""
+    looks = []
+
+    def look(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            stopping.unlock()
+
+    monkeypatch.setattr("gateway.cli.maintenance.time.sleep", look)
+
+    result = ctl("drain", "--wait")
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "the gateway is gone"
+    assert f"kill {os.getpid()}" in result.stdout
+    assert len(looks) == 3
+
+
 @pytest.mark.parametrize("grace", ["-1", "86401", "soon"])
 def test_a_grace_that_is_none(ctl, grace):
     """What is no time is a mistake in the command line."""

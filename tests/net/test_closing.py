@@ -190,6 +190,17 @@ def test_the_peer_vanishes(gate: Gate, log: list[LogEvent]) -> None:
     assert [entry.reason for entry in presence] == ["self", "disconnect"]
 
 
+def test_a_socket_that_ends_without_a_goodbye(gate: Gate, log: list[LogEvent]) -> None:
+    """A peer that ends its socket and sends no close frame is not said to have closed cleanly."""
+    client = gate.join(client=UI, device=DEVICE)
+
+    client.wire.lose()
+
+    (line,) = closings(log)
+    assert (line["cause"], line["code"]) == ("peer-gone", 1006)
+    assert line["reason"] == "closed without a close frame"
+
+
 def test_after_the_loss_the_transport_is_left_alone(gate: Gate) -> None:
     """Nothing that comes after the loss touches the transport: TLS can not even be aborted then."""
     client = gate.join()

@@ -280,3 +280,26 @@ def test_a_run_of_an_agent_that_is_gone(gate: Gate, client: Client, sender: Clie
     assert row["agentId"] == "main"
     assert not {"backend", "model", "worker"} & row.keys()
     gate.live().end()
+
+
+def test_a_run_whose_end_is_not_stored(
+    gate: Gate,
+    client: Client,
+    sender: Client,
+    expected_failures: list[type[BaseException]],
+) -> None:
+    """A run that ended while the store fails is told as it ended, though its record says that it goes."""
+    expected_failures.append(StoreError)
+    sender.send("hello")
+    gate.store.failing["finish_turn"] = StoreError("disk full")
+    gate.live().end()
+
+    by_state = [listed(client, state=state) for state in ("running", "done")]
+    by_session = [listed(client, sessionKey=key) for key in ("main", "other")]
+
+    assert by_state == [[], [("r1", "done")]]
+    assert by_session == [[("r1", "done")], []]
+    assert described(client, "r1")["state"] == "done"
+    gate.store.failing.clear()
+    gate.clock.advance(5)
+    assert listed(client) == [("r1", "done")]
