@@ -15,7 +15,8 @@ MAX_BYTES = 500_000_000
 """How much of the log is read, the newest of it; some seconds."""
 
 _KINDS = {"conn": b"closed conn=", "run": b"run ended run="}
-_LINE_ONLY = ("time", "level", "logger", "message", "conn", "lastFrameType", "lastFrameMethod")
+_LAST_FRAME = {"type": "lastFrameType", "method": "lastFrameMethod", "id": "lastFrameId"}
+_LINE_ONLY = ("time", "level", "logger", "message", "conn", *_LAST_FRAME.values())
 
 
 def find(directory: Path, wanted: str, max_bytes: int = MAX_BYTES) -> list[tuple[str, Any]]:
@@ -63,8 +64,7 @@ def _row(name: str, line: dict[str, Any]) -> tuple[str, Any]:
         row = {"runId": line["run"], "sessionKey": line.get("session"), "endedAtMs": ended_ms}
         return "run", row | {"state": line.get("state"), "agentId": line.get("agent")}
     row = {key: value for key, value in line.items() if key not in _LINE_ONLY and value != "n/a"}
-    last = {part.lower(): row.pop(f"lastFrame{part}", None) for part in ("Id",)}
-    last |= {"type": line.get("lastFrameType"), "method": line.get("lastFrameMethod")}
+    last = {key: line.get(name) for key, name in _LAST_FRAME.items()}
     row |= {"connId": line["conn"], "closedAtMs": ended_ms, "lastFrame": last}
     return "connection", row | {"state": "closed"}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.call import RequestError, as_json, ask
-from gateway.cli.common import Failure, Flags, Unreachable, connecting
+from gateway.cli.common import Failure, Flags, connecting
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -86,24 +86,25 @@ def why(flags: Flags, wanted: str) -> None:
     wanted = wanted.strip().removeprefix("conn=").removeprefix("run=")
     if not wanted:
         raise click.UsageError("ID must not be blank")
+    wanted = wanted.encode(errors="surrogateescape").decode(errors="replace")  # no UTF-8: no id
     from gateway.cli import explain
 
-    unreachable: Unreachable | None = None
+    not_asked: Failure | None = None
     found: list[Match] = []
     try:
         found = _remembered(flags, wanted)
-    except Unreachable as error:
-        unreachable = error
+    except Failure as error:
+        not_asked = error
     source = ""
     if not found:
         found, source = _logged(flags, wanted)
-    if not found and unreachable is not None:
-        raise unreachable
+    if not found and not_asked is not None:
+        raise not_asked
     kind, row = _the_one(found, wanted)
     tell = explain.connection if kind == "connection" else explain.run
     click.echo(tell(row, _now_ms()))
     if source:
-        down = "the gateway could not be asked" if unreachable else "the gateway has forgotten it"
+        down = "the gateway could not be asked" if not_asked else "the gateway has forgotten it"
         click.echo(f"\n(from {source}: {down})")
 
 
@@ -129,9 +130,17 @@ def _more(shown: int, total: int) -> None:
 def _remembered(flags: Flags, wanted: str) -> list[Match]:
     """Ask the gateway for everything whose id begins like that. Raises Unreachable, Failure."""
     from gateway.cli.session import session
+    from gateway.client import RequestFailed
 
     with session(flags) as connected:
-        return _connections(connected, wanted) + _runs(connected, wanted)
+        found = _connections(connected, wanted)
+        try:
+            return found + _runs(connected, wanted)
+        except RequestFailed as error:
+            if not found:
+                raise Failure(f"the gateway refused: {error.message}") from None
+            click.echo(f"Runs were not looked at: {error.message}", err=True)
+            return found
 
 
 def _connections(connected: Session, wanted: str) -> list[Match]:
@@ -152,7 +161,7 @@ def _connections(connected: Session, wanted: str) -> list[Match]:
 
 
 def _runs(connected: Session, wanted: str) -> list[Match]:
-    """Return the run, or those of the newest whose id begins like that."""
+    """Return the run, or those of the newest whose id begins like that. Raises RequestFailed."""
     from gateway.client import RequestFailed
 
     def call(method: str, **params: Any) -> Any:
@@ -162,7 +171,7 @@ def _runs(connected: Session, wanted: str) -> list[Match]:
         return [("run", call("runs.describe", runId=wanted)["run"])]
     except RequestFailed as error:
         if not isinstance(error.details, dict) or error.details.get("reason") != "unknown-run":
-            raise Failure(f"the gateway refused: {error.message}") from None
+            raise
     rows = call("runs.list", limit=1000)["runs"]
     ids = [row["runId"] for row in rows if row["runId"].startswith(wanted)]
     if len(ids) != 1:

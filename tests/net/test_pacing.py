@@ -118,7 +118,7 @@ def test_requests_in_work_stop_the_reading() -> None:
 
 
 def test_what_only_waits_does_not_keep_the_reading_stopped() -> None:
-    """Once its answers are read a client is read again, though all its places wait for what it may say next."""
+    """Once its answers are read a client is read again, though its places wait for what it says next."""
     gate = limited(request_queue=2)
     client = gate.join()
     waits = [Deferred[None](), Deferred[None]()]
