@@ -193,6 +193,13 @@ class Watchdog(Service):
             self._tell(self._window.state(now, self._clock.now_ms(), *cpu))
 
     def _held(self, since: float, now: float) -> None:
+        """Take in a turn that was too long. The selector calls this: what it raised would end the loop."""
+        try:
+            self._judge(since, now)
+        except Exception:
+            self._log.failure("a turn of {s:.3f} s was not judged", s=now - since)
+
+    def _judge(self, since: float, now: float) -> None:
         assert self._watcher is not None, "turns are watched while the thread runs"
         stack, unwatched_s = self._watcher.saw(since, now)
         length_s = now - since

@@ -21,6 +21,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from gateway.client.methods import Health
 from gateway.metrics import Metrics
 from gateway.runtime import SystemClock
+from gateway.testing import FakeClock
 from gateway.watchdog import PUBLISH_S, Turns, Watchdog, WatchedSelector, _Watcher
 from tests.integration.daemon import Daemon, running, until
 
@@ -116,6 +117,25 @@ def test_a_loop_that_is_not_watched_any_more() -> None:
     assert watcher.is_alive()
     watcher.stop()
     assert not watcher.is_alive()
+
+
+def test_a_watch_that_fails(
+    expected_failures: list[type[BaseException]], logged_failures: list[LogEvent]
+) -> None:
+    """An error of the watchdog is logged, and the loop that it watches goes on."""
+
+    class Broken(Metrics):
+        def loop_held(self, cause: str) -> None:
+            raise ZeroDivisionError
+
+    expected_failures.append(ZeroDivisionError)
+    turns = Turns(time.monotonic)
+    dog = Watchdog(FakeClock(), Broken(), lambda state: None, limit_s=LIMIT_S, turns=turns)
+    dog.startService()
+    turns.since = time.monotonic() - 2 * LIMIT_S
+    turns.end()
+    dog.stopService()
+    assert [event["log_failure"].type for event in logged_failures] == [ZeroDivisionError]
 
 
 @pytest.mark.parametrize("function", [block, compute])
