@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,9 @@ from gateway.logfile import newest_first
 
 MAX_BYTES = 500_000_000
 """How much of the log is read, the newest of it; some seconds."""
+
+MAX_FOUND = 1000
+"""So many ends, the newest, are kept of a file, and are enough: an id that fits them all says little."""
 
 _KINDS = {"conn": b"closed conn=", "run": b"run ended run="}
 _LAST_FRAME = {"type": "lastFrameType", "method": "lastFrameMethod", "id": "lastFrameId"}
@@ -26,11 +30,11 @@ def find(directory: Path, wanted: str, max_bytes: int = MAX_BYTES) -> list[tuple
     """
     found: dict[str, tuple[str, Any]] = {}
     for path in newest_first(directory):
-        in_file = [*_lines(path, wanted, max_bytes)]
+        in_file = deque(_lines(path, wanted, max_bytes), maxlen=MAX_FOUND)
         for name, line in reversed(in_file):
             found.setdefault(line[name], _row(name, line))
         max_bytes -= path.stat().st_size
-        if wanted in found or max_bytes <= 0:
+        if wanted in found or len(found) >= MAX_FOUND or max_bytes <= 0:
             break
     return [*found.values()]
 

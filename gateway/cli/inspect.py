@@ -9,6 +9,7 @@ import click
 
 from gateway.cli.call import RequestError, as_json, ask
 from gateway.cli.common import Failure, Flags, connecting
+from gateway.cli.tables import one_line
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -20,6 +21,8 @@ STATES = ("accepted", "running", "done", "failed", "aborted")
 LISTED = 20
 """How many ids are looked at where a beginning fits several."""
 MAX_CONN_ID = 64
+LONGEST_ID = 100
+"""Characters that are shown of an id: those of runs are what clients made them."""
 
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most."
@@ -66,7 +69,6 @@ def runs(flags: Flags, session_key: str | None, state: str | None, limit: int, r
         click.echo(as_json(answer))
         return
     from gateway.cli import listing
-    from gateway.cli.tables import one_line
 
     click.echo(listing.runs(answer["runs"], _now_ms()))
     if answer.get("incomplete"):
@@ -139,7 +141,7 @@ def _remembered(flags: Flags, wanted: str) -> list[Match]:
         except RequestFailed as error:
             if not found:
                 raise Failure(f"the gateway refused: {error.message}") from None
-            click.echo(f"Runs were not looked at: {error.message}", err=True)
+            click.echo(f"Runs were not looked at: {one_line(error.message)}", err=True)
             return found
 
 
@@ -154,7 +156,7 @@ def _connections(connected: Session, wanted: str) -> list[Match]:
         try:
             answer = connected.call(method, params)
         except RequestFailed as error:
-            click.echo(f"Connections were not looked at: {error.message}", err=True)
+            click.echo(f"Connections were not looked at: {one_line(error.message)}", err=True)
             return []
         found += [("connection", row) for row in answer["connections"]]
     return found
@@ -206,4 +208,5 @@ def _the_one(found: list[Match], wanted: str) -> Match:
             f"nothing is known of a connection or run {wanted}"
             " (gatewayctl connections --closed and gatewayctl runs list what is)"
         )
-    raise Failure(f"{wanted} is the beginning of more than one id: {', '.join([*by_id][:LISTED])}")
+    ids = ", ".join(one_line(each, LONGEST_ID) for each in [*by_id][:LISTED])
+    raise Failure(f"{wanted} is the beginning of more than one id: {ids}")

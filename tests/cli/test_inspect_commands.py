@@ -165,6 +165,16 @@ def test_why_of_more_than_one(to_script, known):
     assert told.endswith("is the beginning of more than one id: c-1, c-12, c-run, c-run2\n")
 
 
+def test_why_of_more_than_a_line_can_hold(to_script, known):
+    """Ids of runs are what clients made them: shown cut, and they steer no terminal."""
+    known["runs"] = [RUN | {"runId": f"r\u202e\x1b[2J\t{n}" + "x" * 500} for n in range(30)]
+
+    told = one_line(to_script("why", "r"), 1).removesuffix("\n")
+
+    assert told.isprintable()
+    assert len(told) < 2500
+
+
 def test_why_of_nothing(to_script, known):
     """An id that nobody knows is exit status 1 with a sentence; a blank one is a wrong command line."""
     assert "nothing is known of a connection or run nope" in one_line(to_script("why", "nope"), 1)
