@@ -64,8 +64,7 @@ class Follow:
     def __init__(
         self, connection: IConnection, run_id: str, position: Position, turn: DeferredLock
     ) -> None:
-        self.connection = connection
-        self.run_id = run_id
+        self.connection, self.run_id = connection, run_id
         self.epoch = position.epoch
         self.seq = position.seq
         """The number of the last event sent."""
