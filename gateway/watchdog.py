@@ -154,7 +154,7 @@ class Watchdog(Service):
         super().startService()  # type: ignore[no-untyped-call]
         gc.callbacks.append(self._collected)
         self._turns.watch(self._limit_s, self._held)
-        self._watcher = _Watcher(self._turns, threading.get_ident())
+        self._watcher = _Watcher(self._turns, self._limit_s, threading.get_ident())
         self._watcher.start()
         self._arm(self._clock.seconds())
 
@@ -193,6 +193,13 @@ class Watchdog(Service):
             self._tell(self._window.state(now, self._clock.now_ms(), *cpu))
 
     def _held(self, since: float, now: float) -> None:
+        """Take in a turn that was too long. The selector calls this: what it raised would end the loop."""
+        try:
+            self._judge(since, now)
+        except Exception:
+            self._log.failure("a turn of {s:.3f} s was not judged", s=now - since)
+
+    def _judge(self, since: float, now: float) -> None:
         assert self._watcher is not None, "turns are watched while the thread runs"
         stack, unwatched_s = self._watcher.saw(since, now)
         length_s = now - since
@@ -257,9 +264,10 @@ class _Watcher(threading.Thread):
     What both threads touch is replaced whole; a look that comes in between is lost, and does no harm.
     """
 
-    def __init__(self, turns: Turns, watched: int) -> None:
+    def __init__(self, turns: Turns, limit_s: float, watched: int) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._turns = turns
+        self._limit_s = limit_s
         self._watched = watched
         self._over = threading.Event()
         self._due = math.inf
@@ -285,7 +293,7 @@ class _Watcher(threading.Thread):
 
     def run(self) -> None:
         """Look again and again until it is over."""
-        seconds, limit_s = self._turns.seconds, self._turns.limit_s
+        seconds, limit_s = self._turns.seconds, self._limit_s
         wait_s = limit_s
         looked, next_look_s = 0.0, 0.0
         while True:

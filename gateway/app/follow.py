@@ -8,7 +8,8 @@ cursor stands at the end of a run that goes on and its connection takes what it 
 event is encoded once for all of them. Otherwise it catches up: it reads page by page from its cursor,
 waits where the connection is busy, and is live again when a look finds nothing behind the cursor: that
 look and the change are one step, so no event can come between them. The log itself is the buffer for what
-happens meanwhile, and a cursor can neither skip nor repeat.
+happens meanwhile, and a cursor can neither skip nor repeat. Of the follows of one connection one reads at
+a time: two pages at once might be more than it can take, and one of them looks whether it is busy.
 
 Where the log has a hole, or goes on in another epoch, the client is sent an event that does not follow
 the one before: it then asks again, and is answered with a gap and a snapshot.
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -58,14 +59,17 @@ RETRY_S: Final = 1.0
 class Follow:
     """One run as one connection follows it."""
 
-    __slots__ = ("connection", "epoch", "reading", "run_id", "seq")
+    __slots__ = ("connection", "epoch", "reading", "run_id", "seq", "turn")
 
-    def __init__(self, connection: IConnection, run_id: str, position: Position) -> None:
-        self.connection = connection
-        self.run_id = run_id
+    def __init__(
+        self, connection: IConnection, run_id: str, position: Position, turn: DeferredLock
+    ) -> None:
+        self.connection, self.run_id = connection, run_id
         self.epoch = position.epoch
         self.seq = position.seq
         """The number of the last event sent."""
+        self.turn = turn
+        """Held by that follow of the connection which reads."""
         self.reading: Deferred[None] | None = None
         """Its catching up, while it does."""
 
@@ -223,9 +227,10 @@ class Follows:
             raise InvalidRequest(f"a connection may follow at most {MAX_FOLLOWED} runs")
         if self._count + more > MAX_FOLLOWS:
             raise Unavailable("too many runs are followed", retryable=True, retry_after_ms=5000)
+        turn = next((follow.turn for follow in followed.values()), None) or DeferredLock()
         for run_id, position in positions.items():
             self.unfollow(conn_id, run_id)  # what another request asked for meanwhile
-            follow = Follow(connection, run_id, position)
+            follow = Follow(connection, run_id, position, turn)
             self._follows.setdefault(conn_id, {})[run_id] = follow
             self._count += 1
             if not self._go_live(follow):
@@ -281,21 +286,31 @@ class Follows:
         """Send what lies behind the cursor, page by page, until it is live or the log has ended."""
         pause: float | None = 0.0
         while pause is not None:
-            await deferLater(self._clock, pause, lambda: None)
-            if follow.connection.waiting:
-                pause = BUSY_S
-                continue
-            try:
-                pause, events = await self._next_page(follow)
-            except StoreError as error:
-                self._log.warn("run {run} was not read: {error}", run=follow.run_id, error=error)
-                pause, events = RETRY_S, ()
-            self._send(follow, events)
+            if pause:
+                await self._sleep(pause)
+            async with follow.turn:
+                await self._sleep(0)
+                while follow.connection.waiting:
+                    await self._sleep(BUSY_S)
+                pause = await self._send_page(follow)
             if not self._is_followed(follow):
                 return
         follow.reading = None
         if not self._go_live(follow):
             self._end(follow)
+
+    def _sleep(self, seconds: float) -> Deferred[None]:
+        return deferLater(self._clock, seconds, lambda: None)
+
+    async def _send_page(self, follow: Follow) -> float | None:
+        """Send the next events; return after how long to look for more, None if there is nothing left."""
+        try:
+            pause, events = await self._next_page(follow)
+        except StoreError as error:
+            self._log.warn("run {run} was not read: {error}", run=follow.run_id, error=error)
+            return RETRY_S
+        self._send(follow, events)
+        return pause
 
     def _send(self, follow: Follow, events: Iterable[RunEvent]) -> None:
         # Sending may end the connection and with it the follow, which must not cancel what is running.

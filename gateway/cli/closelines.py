@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +15,12 @@ from gateway.logfile import newest_first
 MAX_BYTES = 500_000_000
 """How much of the log is read, the newest of it; some seconds."""
 
+MAX_FOUND = 1000
+"""So many ends, the newest, are kept of a file, and are enough: an id that fits them all says little."""
+
 _KINDS = {"conn": b"closed conn=", "run": b"run ended run="}
-_LINE_ONLY = ("time", "level", "logger", "message", "conn", "lastFrameType", "lastFrameMethod")
+_LAST_FRAME = {"type": "lastFrameType", "method": "lastFrameMethod", "id": "lastFrameId"}
+_LINE_ONLY = ("time", "level", "logger", "message", "conn", *_LAST_FRAME.values())
 
 
 def find(directory: Path, wanted: str, max_bytes: int = MAX_BYTES) -> list[tuple[str, Any]]:
@@ -25,11 +30,11 @@ def find(directory: Path, wanted: str, max_bytes: int = MAX_BYTES) -> list[tuple
     """
     found: dict[str, tuple[str, Any]] = {}
     for path in newest_first(directory):
-        in_file = [*_lines(path, wanted, max_bytes)]
+        in_file = deque(_lines(path, wanted, max_bytes), maxlen=MAX_FOUND)
         for name, line in reversed(in_file):
             found.setdefault(line[name], _row(name, line))
         max_bytes -= path.stat().st_size
-        if wanted in found or max_bytes <= 0:
+        if wanted in found or len(found) >= MAX_FOUND or max_bytes <= 0:
             break
     return [*found.values()]
 
@@ -64,8 +69,7 @@ def _row(name: str, line: dict[str, Any]) -> tuple[str, Any]:
         row |= {"state": line.get("state"), "agentId": line.get("agent")}
         return "run", row | ({"stopReason": line["stopReason"]} if line.get("stopReason") else {})
     row = {key: value for key, value in line.items() if key not in _LINE_ONLY and value != "n/a"}
-    last = {part.lower(): row.pop(f"lastFrame{part}", None) for part in ("Id",)}
-    last |= {"type": line.get("lastFrameType"), "method": line.get("lastFrameMethod")}
+    last = {key: line.get(name) for key, name in _LAST_FRAME.items()}
     row |= {"connId": line["conn"], "closedAtMs": ended_ms, "lastFrame": last}
     return "connection", row | {"state": "closed"}
 

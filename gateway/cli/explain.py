@@ -137,7 +137,7 @@ def _of_run(row: Mapping[str, Any], state: str, ahead: int | None) -> Iterator[s
 def _text(title: str, sentences: list[str], facts: Iterator[tuple[str, str]]) -> str:
     filled = [_filled(each) for each in sentences]
     shown = [(name, one_line(value)) for name, value in facts if value]
-    width = max(len(name) for name, _ in shown)
+    width = max((len(name) for name, _ in shown), default=0)
     listed = "\n".join(f"  {name.ljust(width)}  {value}" for name, value in shown)
     return "\n\n".join(part for part in (one_line(title), *filled, listed) if part)
 
@@ -175,7 +175,7 @@ def _facts(row: Mapping[str, Any], now_ms: int) -> Iterator[tuple[str, str]]:
     )
     for name, value in row.items():
         if name not in _TOLD and value is not None:
-            yield name, str(value)
+            yield name, _listed(value) if isinstance(value, Mapping) else str(value)
 
 
 def _run_facts(row: Mapping[str, Any], now_ms: int) -> Iterator[tuple[str, str]]:
@@ -187,7 +187,7 @@ def _run_facts(row: Mapping[str, Any], now_ms: int) -> Iterator[tuple[str, str]]
         yield name, str(row.get(name) or "")
     worker = row.get("worker")
     if isinstance(worker, Mapping):
-        yield "worker", ", ".join(f"{name} {value}" for name, value in worker.items())
+        yield "worker", _listed(worker)
     by = (
         f" by connection {row['connId']} (gatewayctl why {row['connId']})"
         if row.get("connId")
@@ -201,6 +201,10 @@ def _run_facts(row: Mapping[str, Any], now_ms: int) -> Iterator[tuple[str, str]]
         yield "events", f"{row['lastSeq']}{gone}"
     if row.get("textChars"):
         yield "answer", f"{row['textChars']} characters so far"
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def client_of(row: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.call import RequestError, as_json, ask
-from gateway.cli.common import Failure, Flags, Unreachable, connecting
+from gateway.cli.common import Failure, Flags, connecting
+from gateway.cli.tables import one_line
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -20,6 +21,8 @@ STATES = ("accepted", "running", "done", "failed", "aborted")
 LISTED = 20
 """How many ids are looked at where a beginning fits several."""
 MAX_CONN_ID = 64
+LONGEST_ID = 100
+"""Characters that are shown of an id: those of runs are what clients made them."""
 
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most."
@@ -66,7 +69,6 @@ def runs(flags: Flags, session_key: str | None, state: str | None, limit: int, r
         click.echo(as_json(answer))
         return
     from gateway.cli import listing
-    from gateway.cli.tables import one_line
 
     click.echo(listing.runs(answer["runs"], _now_ms()))
     if answer.get("incomplete"):
@@ -86,24 +88,25 @@ def why(flags: Flags, wanted: str) -> None:
     wanted = wanted.strip().removeprefix("conn=").removeprefix("run=")
     if not wanted:
         raise click.UsageError("ID must not be blank")
+    wanted = wanted.encode(errors="surrogateescape").decode(errors="replace")  # no UTF-8: no id
     from gateway.cli import explain
 
-    unreachable: Unreachable | None = None
+    not_asked: Failure | None = None
     found: list[Match] = []
     try:
         found = _remembered(flags, wanted)
-    except Unreachable as error:
-        unreachable = error
+    except Failure as error:
+        not_asked = error
     source = ""
     if not found:
         found, source = _logged(flags, wanted)
-    if not found and unreachable is not None:
-        raise unreachable
+    if not found and not_asked is not None:
+        raise not_asked
     kind, row = _the_one(found, wanted)
     tell = explain.connection if kind == "connection" else explain.run
     click.echo(tell(row, _now_ms()))
     if source:
-        down = "the gateway could not be asked" if unreachable else "the gateway has forgotten it"
+        down = "the gateway could not be asked" if not_asked else "the gateway has forgotten it"
         click.echo(f"\n(from {source}: {down})")
 
 
@@ -129,9 +132,17 @@ def _more(shown: int, total: int) -> None:
 def _remembered(flags: Flags, wanted: str) -> list[Match]:
     """Ask the gateway for everything whose id begins like that. Raises Unreachable, Failure."""
     from gateway.cli.session import session
+    from gateway.client import RequestFailed
 
     with session(flags) as connected:
-        return _connections(connected, wanted) + _runs(connected, wanted)
+        found = _connections(connected, wanted)
+        try:
+            return found + _runs(connected, wanted)
+        except RequestFailed as error:
+            if not found:
+                raise Failure(f"the gateway refused: {error.message}") from None
+            click.echo(f"Runs were not looked at: {one_line(error.message)}", err=True)
+            return found
 
 
 def _connections(connected: Session, wanted: str) -> list[Match]:
@@ -145,14 +156,14 @@ def _connections(connected: Session, wanted: str) -> list[Match]:
         try:
             answer = connected.call(method, params)
         except RequestFailed as error:
-            click.echo(f"Connections were not looked at: {error.message}", err=True)
+            click.echo(f"Connections were not looked at: {one_line(error.message)}", err=True)
             return []
         found += [("connection", row) for row in answer["connections"]]
     return found
 
 
 def _runs(connected: Session, wanted: str) -> list[Match]:
-    """Return the run, or those of the newest whose id begins like that."""
+    """Return the run, or those of the newest whose id begins like that. Raises RequestFailed."""
     from gateway.client import RequestFailed
 
     def call(method: str, **params: Any) -> Any:
@@ -162,7 +173,7 @@ def _runs(connected: Session, wanted: str) -> list[Match]:
         return [("run", call("runs.describe", runId=wanted)["run"])]
     except RequestFailed as error:
         if not isinstance(error.details, dict) or error.details.get("reason") != "unknown-run":
-            raise Failure(f"the gateway refused: {error.message}") from None
+            raise
     rows = call("runs.list", limit=1000)["runs"]
     ids = [row["runId"] for row in rows if row["runId"].startswith(wanted)]
     if len(ids) != 1:
@@ -197,4 +208,5 @@ def _the_one(found: list[Match], wanted: str) -> Match:
             f"nothing is known of a connection or run {wanted}"
             " (gatewayctl connections --closed and gatewayctl runs list what is)"
         )
-    raise Failure(f"{wanted} is the beginning of more than one id: {', '.join([*by_id][:LISTED])}")
+    ids = ", ".join(one_line(each, LONGEST_ID) for each in [*by_id][:LISTED])
+    raise Failure(f"{wanted} is the beginning of more than one id: {ids}")

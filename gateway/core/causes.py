@@ -85,10 +85,12 @@ EXPLANATIONS: Final[Mapping[CloseCause, Explanation]] = {
         " `limits.connections_per_principal` or `limits.preauth_connections_per_address`.",
     ),
     CloseCause.SLOW_CONSUMER: Explanation(
-        "The client did not read what it was sent, until too much waited (`limits.outbox_bytes`) or the"
-        " oldest of it for too long (`limits.outbox_age_s`).",
-        "Look at the client (does it hang, does it block while it draws?) and at its link. Nothing of the"
-        " session is lost: it reads `chat.history` when it comes back.",
+        "The client did not read what it was sent, until too much waited (`limits.outbox_bytes`), the"
+        " oldest of it for too long (`limits.outbox_age_s`), or too much for all clients together, of whom"
+        " it held most (`limits.outbox_total_bytes`).",
+        "`limit` says which. Look at the client (does it hang, does it block while it draws?) and at its"
+        " link. Nothing is lost: when it comes back it reads `chat.history`, and the runs that it followed"
+        " by `connection.resume`.",
     ),
     CloseCause.SEND_ERROR: Explanation(
         "The operating system refused to send: the socket was broken already.",

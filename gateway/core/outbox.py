@@ -207,7 +207,8 @@ class Outbox:
             self.taken = entry.event.delivery
         entries.popleft()
         self.seq = seq
-        self._grow(-entry.size)
+        self.queued -= entry.size
+        self.total.held -= entry.size
         if self._empty or not entries:
             self._skip_holes()
         return data
@@ -271,7 +272,8 @@ class Outbox:
             entry.holes = self._entries.pop().holes
             self._empty -= 1
         self._entries.append(entry)
-        self._grow(entry.size)
+        self.queued += entry.size
+        self.total.held += entry.size
 
     def _merge(self, waiting: _Entry, newer: Event) -> Verdict:
         assert waiting.event is not None

@@ -37,6 +37,9 @@ KERNEL_BYTES = 16_384
 """How many bytes the kernel of this machine may hold that it has not sent: by itself it takes megabytes,
 where nothing can be merged or shed any more, and a close frame comes too late behind them."""
 
+LONG = SLICE - 16
+"""A message of so many bytes is written in fragments."""
+
 FRAMES_A_TURN = 1000
 """How many frames that waited are written before others get their turn: some 3 ms."""
 
@@ -49,7 +52,7 @@ def limit_kernel(transport: Any) -> None:
 
 def pieces(payload: bytes) -> bytes | tuple[bytes, ...]:
     """Return a message as one frame, or as the fragments of a long one."""
-    return frame(payload) if len(payload) < SLICE - 16 else tuple(fragments(payload))
+    return frame(payload) if len(payload) < LONG else tuple(fragments(payload))
 
 
 def unacknowledged(transport: Any) -> int:
@@ -143,15 +146,16 @@ class Sending(FastPathMixin):
 
     def _queue(self, put: Callable[[Any, float], Verdict], what: Any) -> None:
         outbox = self.outbox
-        dropped = outbox.dropped
+        dropped, total = outbox.dropped, outbox.total
         verdict = put(what, self.edge.clock.seconds())
-        if verdict is Verdict.OVERFLOW:
-            self.slow_consumer("outbox_bytes")
-        elif verdict is Verdict.MERGED:
-            self.edge.metrics.outbox_dropped("latest")
+        if verdict is not Verdict.QUEUED:
+            if verdict is Verdict.OVERFLOW:
+                self.slow_consumer("outbox_bytes")
+            elif verdict is Verdict.MERGED:
+                self.edge.metrics.outbox_dropped("latest")
         if outbox.dropped > dropped:
             self.edge.metrics.outbox_dropped("droppable", outbox.dropped - dropped)
-        if outbox.total.full:
+        if total.held > total.max_bytes:
             self.edge.relieve()
 
     def slow_consumer(self, limit: str) -> None:
@@ -159,11 +163,10 @@ class Sending(FastPathMixin):
         self.close(CloseCause.SLOW_CONSUMER, CloseCode.POLICY, "slow consumer", limit=limit)
 
     def _write_message(self, payload: bytes, delivery: Delivery) -> None:
-        data = pieces(payload)
-        if isinstance(data, bytes):
-            self._write(data)
+        if len(payload) < LONG:
+            self._write(frame(payload))
         else:
-            self._write_long(data, delivery)
+            self._write_long(tuple(fragments(payload)), delivery)
 
     def _write_long(self, data: tuple[bytes, ...], delivery: Delivery) -> None:
         self.outbox.write_long(sum(map(len, data)), delivery)

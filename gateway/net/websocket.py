@@ -248,14 +248,12 @@ class GatewayProtocol(Ending):
         """
         if self.closing is not None or self.keepalive is None:
             return
-        running, places = self._running, self.edge.limits.request_queue
-        unread = self.outbox.answers
+        running, unread = self._running, self.outbox.answers
+        crowded = len(running) >= self.edge.limits.request_queue and not all(running.values())
         if self._reading_paused:
-            if len(running) < places and unread <= self._unread_answers_max() // 2:
+            if not crowded and unread <= self._unread_answers_max() // 2:
                 self.resume_reading()
-        elif unread > self._unread_answers_max() or (
-            len(running) >= places and not all(running.values())
-        ):
+        elif crowded or unread > self._unread_answers_max():
             self.pause_reading()
 
     def _unread_answers_max(self) -> int:

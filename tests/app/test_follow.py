@@ -11,8 +11,9 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.app import follow
-from gateway.app.follow import BUSY_S, RETRY_S
+from gateway.app.follow import BUSY_S, MAX_FOLLOWED, RETRY_S
 from gateway.core import tail
+from gateway.core.events import Event
 from gateway.errors import StoreError
 from gateway.model import Position, Retention, RunEvent, RunState, TurnEnd
 from gateway.testing import result_of
@@ -120,6 +121,40 @@ def test_a_slow_follower(gate: Gate) -> None:
     assert held == []
     assert caught == [2, 3]
     assert told(client) == [2, 3, 4, 5]
+
+
+def test_many_follows_that_catch_up_on_one_connection(gate: Gate) -> None:
+    """One page is read and sent at a time, and one timer looks whether a busy connection can take more."""
+    runs = [f"r{number}" for number in range(MAX_FOLLOWED)]
+    for run in runs:
+        begin(gate, run, run).leave()
+        say(gate, "a ", run=run)
+        finish(gate, run)
+    client = gate.client()
+    connection, send = client.connection, client.connection.deliver_direct
+    for run in runs:
+        client.ok("runs.follow", {"runId": run, "limit": 1})
+
+    def fill(event: Event) -> None:
+        send(event)
+        connection.waiting = True
+
+    connection.deliver_direct = fill  # type: ignore[method-assign]
+    gate.store.hanging.add("list_events")
+    settle(gate)
+    reads = len(gate.store.held)
+    gate.store.release()
+    settle(gate)
+    sent, timers = len(client.frames), len(gate.clock.getDelayedCalls())
+    connection.deliver_direct = send  # type: ignore[method-assign]
+    connection.waiting = False
+    settle(gate, BUSY_S)
+    for _ in runs:
+        settle(gate)
+
+    assert (reads, sent, timers) == (1, 2, 1)
+    assert all(told(client, run) == [2, 3] for run in runs)
+    assert len(gate.services.follows) == 0
 
 
 def test_a_store_that_fails_while_a_follower_catches_up(gate: Gate) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from gateway.cli import closelines
 from gateway.cli.closelines import find
 
 
@@ -121,3 +122,12 @@ def test_without_log_files(tmp_path):
     """A directory without log files, or none at all, finds nothing."""
     assert find(tmp_path, "abc") == []
     assert find(tmp_path / "missing", "abc") == []
+
+
+def test_a_beginning_of_very_many(log, tmp_path, monkeypatch):
+    """Of more ends than anybody reads the newest are kept, and no older file is read."""
+    monkeypatch.setattr(closelines, "MAX_FOUND", 3)
+    log("22", closed("abc-old"))
+    log("23", *(closed(f"abc-{n}") for n in range(5)))
+
+    assert ids(find(tmp_path, "abc")) == ["abc-4", "abc-3", "abc-2"]

@@ -30,6 +30,7 @@ CLOSED = {
     "code": 1008,
     "reason": "slow consumer",
     "alsoCause": "drain",
+    "dropped": {"must": 62, "latest": 1},
     "deviceId": None,
 }
 OPEN = {k: v for k, v in CLOSED.items() if k not in ("cause", "closedAtMs")} | {
@@ -90,6 +91,7 @@ def test_a_closed_connection(cause):
         "frames": "3 in, 40 out",
         "queued": "2.0 KiB waited for it",
         "alsoCause": "drain",
+        "dropped": "must 62, latest 1",
     }
 
 

@@ -165,6 +165,16 @@ def test_why_of_more_than_one(to_script, known):
     assert told.endswith("is the beginning of more than one id: c-1, c-12, c-run, c-run2\n")
 
 
+def test_why_of_more_than_a_line_can_hold(to_script, known):
+    """Ids of runs are what clients made them: shown cut, and they steer no terminal."""
+    known["runs"] = [RUN | {"runId": f"r\u202e\x1b[2J\t{n}" + "x" * 500} for n in range(30)]
+
+    told = one_line(to_script("why", "r"), 1).removesuffix("\n")
+
+    assert told.isprintable()
+    assert len(told) < 2500
+
+
 def test_why_of_nothing(to_script, known):
     """An id that nobody knows is exit status 1 with a sentence; a blank one is a wrong command line."""
     assert "nothing is known of a connection or run nope" in one_line(to_script("why", "nope"), 1)
@@ -251,3 +261,29 @@ def test_why_of_a_gateway_that_goes_away(to_script, script, known):
     script.handlers["runs.describe"] = lambda c, f: c.hang_up(1012, "service restart")
 
     assert "service restart" in one_line(to_script("why", "r1"))
+
+
+def test_why_of_an_older_gateway(to_script, script, known, logs):
+    """What an older gateway can not be asked is said, and does not hide what the rest tells."""
+    del script.handlers["runs.describe"]
+    known["connections.closed"] = [CLOSED]
+    told = to_script("why", "c-1")
+    del script.handlers["connections.closed"]
+    write_log(logs, closed("abc-1"))
+    logged = to_script("why", "abc-1")
+
+    assert told.stdout.startswith("Connection c-1 ended: slow-consumer")
+    assert told.stderr == "Runs were not looked at: unknown method: runs.describe\n"
+    assert logged.stdout.startswith("Connection abc-1 ended: drain")
+    assert logged.stdout.endswith("the gateway could not be asked)\n")
+    assert logged.exit_code == 0
+
+
+@pytest.mark.parametrize("wanted", ["\udcff", "x" * 5000, "'; --", "\x1b[2J", "é" * 70])
+def test_why_of_an_odd_id(to_script, known, logs, wanted):
+    """An id that is none is answered in one line, whatever it holds."""
+    write_log(logs, closed("abc-1"))
+
+    result = to_script("why", wanted)
+
+    assert one_line(result, 1).removesuffix("\n").isprintable()

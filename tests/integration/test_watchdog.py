@@ -21,7 +21,8 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from gateway.client.methods import Health
 from gateway.metrics import Metrics
 from gateway.runtime import SystemClock
-from gateway.watchdog import PUBLISH_S, Turns, Watchdog, WatchedSelector
+from gateway.testing import FakeClock
+from gateway.watchdog import PUBLISH_S, Turns, Watchdog, WatchedSelector, _Watcher
 from tests.integration.daemon import Daemon, running, until
 
 pytestmark = pytest.mark.integration
@@ -106,6 +107,35 @@ def compute() -> None:
 def facts(line: str) -> dict[str, str]:
     """Return the keys of a line; ``in`` and ``callback`` without their file."""
     return dict(word.split("=", 1) for word in line.partition("\n")[0].split() if "=" in word)
+
+
+def test_a_loop_that_is_not_watched_any_more() -> None:
+    """A thread that first looks when the watch has been given up waits until it is told to end."""
+    watcher = _Watcher(Turns(time.monotonic), LIMIT_S, threading.get_ident())
+    watcher.start()
+    time.sleep(LIMIT_S / 2)
+    assert watcher.is_alive()
+    watcher.stop()
+    assert not watcher.is_alive()
+
+
+def test_a_watch_that_fails(
+    expected_failures: list[type[BaseException]], logged_failures: list[LogEvent]
+) -> None:
+    """An error of the watchdog is logged, and the loop that it watches goes on."""
+
+    class Broken(Metrics):
+        def loop_held(self, cause: str) -> None:
+            raise ZeroDivisionError
+
+    expected_failures.append(ZeroDivisionError)
+    turns = Turns(time.monotonic)
+    dog = Watchdog(FakeClock(), Broken(), lambda state: None, limit_s=LIMIT_S, turns=turns)
+    dog.startService()
+    turns.since = time.monotonic() - 2 * LIMIT_S
+    turns.end()
+    dog.stopService()
+    assert [event["log_failure"].type for event in logged_failures] == [ZeroDivisionError]
 
 
 @pytest.mark.parametrize("function", [block, compute])

@@ -117,6 +117,25 @@ def test_requests_in_work_stop_the_reading() -> None:
     assert client.server._running == {}
 
 
+def test_what_only_waits_does_not_keep_the_reading_stopped() -> None:
+    """Once its answers are read a client is read again, though its places wait for what it says next."""
+    gate = limited(request_queue=2)
+    client = gate.join()
+    waits = [Deferred[None](), Deferred[None]()]
+    for work in waits:
+        client.server._run(work, waits=True)
+    client.server.pauseProducing()
+    client.server._send(b"x" * (UNREAD_ANSWERS_BYTES + 1), answer=True)
+    client.server.pace()
+    assert not reads(client)
+    client.wire.receive(numbered(0, 1))
+    client.server.resumeProducing()
+    assert reads(client)
+    assert client.frames()[-1][1].startswith(b'{"type":"res","id":"0"')
+    for work in waits:
+        work.callback(None)
+
+
 def test_nobody_is_held_to_a_pong_that_is_not_read(gate: Gate) -> None:
     """While we do not read, the silence is ours: no ping, no timeout; afterwards it is counted anew."""
     client = gate.join()
