@@ -194,6 +194,25 @@ def test_a_connection_that_ends_by_what_it_is_sent(gate: Gate) -> None:
     assert gate.services.follows._live == {}
 
 
+def test_a_connection_that_ends_by_what_another_is_sent(gate: Gate) -> None:
+    """Where an event to one follower has another closed, nothing stays behind of that one, busy as it was."""
+    first, second = begin(gate), gate.client()
+    for client in (first, second):
+        client.ok("runs.follow", {"runId": "r1"})
+
+    def relieve(event: Any) -> None:
+        second.connection.waiting = True
+        second.leave()
+
+    first.connection.deliver_direct = relieve  # type: ignore[method-assign]
+    say(gate, "a")
+
+    assert told(second) == []
+    assert len(gate.services.follows) == 1
+    finish(gate)
+    assert not gate.clock.getDelayedCalls()
+
+
 def test_following_again(gate: Gate) -> None:
     """What is asked for again stands for what was asked for before; nothing comes twice."""
     client = begin(gate)
@@ -267,6 +286,32 @@ def test_a_hole_that_opens_while_a_follower_catches_up(gate: Gate) -> None:
     assert event["seq"] == 32
     assert event["data"]["phase"] == "end"
     assert answer["status"] == "gap"
+    assert len(gate.services.follows) == 0
+
+
+def test_a_store_that_fails_behind_a_hole(gate: Gate) -> None:
+    """The end of a log is sent although the store fails just when a hole was found before it."""
+    client = begin(gate)
+    say(gate, *(f"w{n} " for n in range(30)))
+    finish(gate)
+    client.ok("runs.follow", {"runId": "r1", "limit": 1})
+    evict(gate, 0)
+    list_events = gate.store.list_events
+
+    def once(*args: Any, **how: Any) -> Any:
+        found = list_events(*args, **how)
+        gate.store.failing["list_events"] = StoreError("locked")
+        return found
+
+    gate.store.list_events = once
+    settle(gate)
+    held = told(client)
+    gate.store.failing.clear()
+    gate.store.list_events = list_events
+    settle(gate, RETRY_S)
+
+    assert held == []
+    assert told(client) == [32]
     assert len(gate.services.follows) == 0
 
 

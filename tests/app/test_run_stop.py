@@ -170,7 +170,7 @@ def test_stopping_during_the_recovery(gate: Gate) -> None:
 
 
 def test_stopping_while_a_request_is_prepared(gate: Gate) -> None:
-    """A request that began to be looked at before the stop starts no run after it; its repeat hears that too."""
+    """A request that was looked at before the stop starts no run after it; its repeat hears that too."""
     client = gate.client()
     gate.store.hanging.add("get_run")
     first = client.send("/new hello")
