@@ -20,11 +20,12 @@ from collections import deque
 from typing import Protocol
 
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from gateway.app.agents import AgentDirectory
+from gateway.app.deferreds import together
 from gateway.app.drive import Drive
 from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run, RunOutcome, Waiter
 from gateway.errors import Unavailable
@@ -104,7 +105,7 @@ class Recovery:
             for each in batch:
                 seq = await last_seq(self._host.store, each.drive.run.run_id)
                 each.drive.go_on_after(seq)
-            await gatherResults([self._end(each) for each in batch])
+            await together([self._end(each) for each in batch])
             for _ in batch:
                 self._endings.popleft()
         return found

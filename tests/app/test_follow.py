@@ -367,6 +367,31 @@ def test_a_run_that_nobody_drives_yet(gates: Callable[..., Gate]) -> None:
     assert len(again.services.follows) == 0
 
 
+def test_a_log_that_is_taken_over_while_it_is_looked_at(gates: Callable[..., Gate]) -> None:
+    """A follower hears of the end in the epoch that the log has by then, and of no other end."""
+    gate = gates()
+    begin(gate)
+    say(gate, "a ")
+    again = gate.restarted()
+    client = again.client()
+    client.ok("runs.follow", {"runId": "r1"})
+    settle(again)
+    get_run = again.store.get_run
+
+    def later(*args: Any) -> Any:
+        again.store.get_run = get_run
+        Deferred.fromCoroutine(again.runs.recover())
+        again.clock.advance(0.2)
+        return get_run(*args)
+
+    again.store.get_run = later
+    settle(again, RETRY_S)
+    again.close()
+
+    ends = [(event["epoch"], event["seq"]) for event in client.events("run.event")]
+    assert ends == [(again.runs.epoch, 3)]
+
+
 def test_a_run_that_is_driven_again_in_another_epoch(gates: Callable[..., Gate]) -> None:
     """A follower sees by the epoch that another log has begun."""
     gate = gates()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 
@@ -167,6 +168,26 @@ def test_stopping_during_the_recovery(gate: Gate) -> None:
     assert again.runs.unfinished == []
     assert result_of(Deferred.fromCoroutine(stop_runs(again.runs, 2.0))) is None
     assert result_of(gate.store.get_run("r1")).state is RunState.RUNNING
+
+
+@pytest.mark.parametrize("starts", [False, True], ids=["a stop", "a start"])
+def test_what_is_given_up(gate: Gate, starts: bool) -> None:
+    """A stop, or a start, that takes too long to end its runs is cancelled without a failure."""
+    for key in ("a", "b"):
+        gate.client().send("hello", key=key, run=key)
+    which = gate.restarted() if starts else gate
+    gate.store.hanging.add("finish_turn")
+    ending = which.runs.recover() if starts else stop_runs(which.runs, 10.0)
+    work: Deferred[object] = Deferred.fromCoroutine(ending)
+    said = []
+    work.addErrback(lambda failure: said.append(failure.check(CancelledError)))
+    work.cancel()
+    del work
+    gc.collect()
+
+    assert said == [CancelledError]
+    gate.store.release()
+    gate.clock.advance(10)
 
 
 def test_stopping_while_a_request_is_prepared(gate: Gate) -> None:
