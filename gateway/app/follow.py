@@ -59,7 +59,7 @@ RETRY_S: Final = 1.0
 class Follow:
     """One run as one connection follows it."""
 
-    __slots__ = ("connection", "epoch", "reading", "run_id", "seq", "turn")
+    __slots__ = ("connection", "epoch", "failing", "reading", "run_id", "seq", "turn")
 
     def __init__(
         self, connection: IConnection, run_id: str, position: Position, turn: DeferredLock
@@ -72,6 +72,8 @@ class Follow:
         """Held by that follow of the connection which reads."""
         self.reading: Deferred[None] | None = None
         """Its catching up, while it does."""
+        self.failing = False
+        """Whether the store did not give what it asked for last."""
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -159,8 +161,8 @@ class Follows:
             return
         run, seq, event = output.run, output.seq, None
         for follow in tuple(live.values()):
-            if follow.seq >= seq:
-                continue
+            if follow.seq >= seq or not self._is_followed(follow):
+                continue  # sending to one can end another
             if follow.seq != seq - 1 or follow.epoch != run.epoch or follow.connection.waiting:
                 self._catch_up(follow)
                 continue
@@ -307,8 +309,11 @@ class Follows:
         try:
             pause, events = await self._next_page(follow)
         except StoreError as error:
-            self._log.warn("run {run} was not read: {error}", run=follow.run_id, error=error)
+            if not follow.failing:  # once, not every second
+                self._log.warn("run {run} was not read: {error}", run=follow.run_id, error=error)
+            follow.failing = True
             return RETRY_S
+        follow.failing = False
         self._send(follow, events)
         return pause
 
@@ -341,13 +346,14 @@ class Follows:
         """Go on behind what is missing, with the last event there is: by it the client sees the hole."""
         if not view.live and not view.state.terminal:
             return RETRY_S, ()
-        follow.epoch, follow.seq = view.epoch, view.last_seq
-        if not view.last_seq:
-            return 0.0, ()  # the first event will tell
+        events: Sequence[RunEvent] = ()
         try:
-            return 0.0, await self._reader.page(view, view.last_seq - 1, 1, PAGE_BYTES)
+            if view.last_seq:  # else the first event will tell
+                events = await self._reader.page(view, view.last_seq - 1, 1, PAGE_BYTES)
         except Hole:
-            return 0.0, () if view.outcome is None else (_end_of(view, view.outcome),)
+            events = () if view.outcome is None else (_end_of(view, view.outcome),)
+        follow.epoch, follow.seq = view.epoch, view.last_seq
+        return 0.0, events
 
 
 class _Reading(NamedTuple):

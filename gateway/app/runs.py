@@ -138,6 +138,7 @@ class Runs:
         started = shielded(work)
         # Only now: whoever asked is answered before the first event of the run.
         work.addCallback(lambda _: self.go_on(turn.request.session_key))
+        work.addBoth(lambda _: self._acceptance.settled(turn))
         return started
 
     def abort(self, run_id: str, stop_reason: str) -> bool:
@@ -222,8 +223,8 @@ class Runs:
 
     @property
     def unfinished(self) -> list[Run]:
-        """The runs that go, and those whose end or acceptance is being stored: all but the waiting."""
-        return [drive.run for drive in self._drives.values() if not drive.waiting]
+        """The runs that go, and those whose end or acceptance is being stored: all that a stop waits for."""
+        return [drive.run for drive in self._drives.values() if not drive.left]
 
     def refuse(self) -> None:
         """Take no more runs, and begin none of those that wait: they stay in the store as they are."""

@@ -202,7 +202,7 @@ def test_what_comes_before_a_run_is_done_once(gate: Gate, gates: Gates) -> None:
 
     first = gate.runs.start(make_turn(prepare=prepare))
     second = gate.runs.start(make_turn(prepare=prepare))
-    early = result_of(second)
+    early = second.called
     hanging.callback(None)
     third = gate.runs.start(make_turn(prepare=prepare))
     gate.live().end()
@@ -210,20 +210,21 @@ def test_what_comes_before_a_run_is_done_once(gate: Gate, gates: Gates) -> None:
 
     assert done == ["prepared"]
     assert result_of(first).fresh
-    assert not early.fresh
+    assert not early
+    assert not result_of(second).fresh
     assert not result_of(third).fresh
     assert not result_of(fourth).fresh
 
 
 def test_what_comes_before_a_run_fails(gate: Gate) -> None:
-    """Where what comes before fails there is no run: the key is free, and repeats are refused too."""
+    """Where what comes before fails there is no run, and the key is free: a repeat begins anew."""
     hanging: Deferred[None] = Deferred()
 
     async def prepare() -> None:
         await hanging
 
     first = gate.runs.start(make_turn(prepare=prepare))
-    gate.runs.start(make_turn(prepare=prepare))
+    second = gate.runs.start(make_turn())
     repeat = gate.runs.wait("r1", 60)
     hanging.errback(InvalidRequest("not now"))
 
@@ -232,7 +233,40 @@ def test_what_comes_before_a_run_fails(gate: Gate) -> None:
     outcome = result_of(repeat)
     assert outcome is not None
     assert (outcome.state, outcome.error) == (RunState.FAILED, "not now")
-    assert result_of(gate.runs.start(make_turn())).fresh
+    assert result_of(second).fresh
+
+
+def test_a_repeat_while_the_run_is_stored(gate: Gate) -> None:
+    """A repeat is not answered before the store has the run, so that whoever is answered can read it."""
+    gate.store.hanging.add("accept_turn")
+    client, again = gate.client(), gate.client()
+    first, second = client.send("hello"), again.send("hello")
+    early = list(second.frames)
+    gate.store.release()
+
+    assert not early
+    assert first.payload["status"] == "started"
+    assert second.payload["status"] == "in_flight"
+    assert again.ok("runs.follow", {"runId": "r1"})["status"] == "replay"
+    assert gate.backend.started == ["r1"]
+    gate.live().end()
+
+
+def test_a_repeat_while_the_run_is_refused(
+    gate: Gate, expected_failures: list[type[BaseException]]
+) -> None:
+    """A repeat of a request that the store did not take is a request of its own."""
+    expected_failures.append(StoreError)
+    accept_turn, answer = gate.store.accept_turn, Deferred[Any]()
+    gate.store.accept_turn = lambda *_: answer
+    first, second = gate.client().send("hello"), gate.client().send("hello")
+    gate.store.accept_turn = accept_turn
+    answer.errback(StoreError("disk full"))
+
+    assert first.error["code"] == "UNAVAILABLE"
+    assert second.payload["status"] == "started"
+    assert gate.backend.started == ["r1"]
+    gate.live().end()
 
 
 def test_who_stops_waiting_for_a_start(gate: Gate) -> None:
