@@ -140,6 +140,25 @@ def test_a_late_answer_of_the_store(gate: Gate) -> None:
     assert state_of(gate) is RunState.DONE
 
 
+def test_a_repeat_after_an_end_was_given_up(gate: Gate) -> None:
+    """A run whose end was given up is not run again for a repeat: it ends as interrupted, behind its stored log."""  # noqa: E501
+    client = gate.client()
+    client.send("hello")
+    gate.turn()
+    end_badly(gate)
+    gate.runs.ends._give_up("r1")
+    gate.runs.window.claims.pop("r1")
+    gate.store.failing.clear()
+    repeat = client.send("hello")
+    gate.clock.advance(1)
+
+    assert repeat.error["details"] == {"reason": "interrupted"}
+    assert gate.backend.started == ["r1"]
+    assert state_of(gate) is RunState.FAILED
+    log = client.ok("runs.read", {"runId": "r1"})
+    assert [event["seq"] for event in log["events"]] == [1, 2]
+
+
 def test_the_pauses_grow(gate: Gate) -> None:
     """While the store fails it is asked again and again, after pauses that grow, for the oldest end only."""
     client = gate.client()

@@ -17,6 +17,7 @@ from gateway.core.events import Event
 from gateway.errors import StoreError
 from gateway.model import Position, Retention, RunEvent, RunState, TurnEnd
 from gateway.testing import result_of
+from tests.app.faults import Lines
 from tests.app.harness import Gate
 from tests.app.runlogs import after, begin, evict, finish, say, seqs, settle, told
 
@@ -158,19 +159,21 @@ def test_many_follows_that_catch_up_on_one_connection(gate: Gate) -> None:
 
 
 def test_a_store_that_fails_while_a_follower_catches_up(gate: Gate) -> None:
-    """It is asked again after a second, and nothing is missing."""
+    """It is asked again after a second, nothing is missing, and the log tells it once."""
     client = begin(gate)
     say(gate, *(f"w{n} " for n in range(40)))
     finish(gate)
     client.ok("runs.follow", {"runId": "r1", "limit": 5})
     gate.store.failing["list_events"] = StoreError("locked")
-    settle(gate)
+    with Lines() as lines:
+        settle(gate, RETRY_S)
     held = told(client)
     gate.store.failing.clear()
     gate.clock.advance(RETRY_S)
     settle(gate)
 
     assert held == []
+    assert lines.texts == ["run r1 was not read: locked"]
     assert told(client) == list(range(6, 43))
 
 

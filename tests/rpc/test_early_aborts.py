@@ -82,6 +82,12 @@ def test_a_repeat_is_the_same_run(slow: Gate, client: Client) -> None:
     assert not slow.runs.coming
 
 
+def test_an_abort_of_nothing(gate: Gate) -> None:
+    """A run that nobody knows of and nobody asks for can not be ended."""
+    assert not gate.runs.abort("nobody", "rpc")
+    assert not gate.runs.coming
+
+
 def test_a_refused_request_is_not_coming(gate: Gate, client: Client) -> None:
     """A request that is refused leaves nothing for an abort to find."""
     client.ok("sessions.patch", {"key": "main", "sendPolicy": "deny"})
