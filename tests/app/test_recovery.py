@@ -94,7 +94,9 @@ def test_a_log_goes_on_as_another(gate: Gate) -> None:
     gate.store.failing["append_events"] = StoreError("disk full")
     gate.live().sink.emit("tool", {"name": "one"})
     gate.turn()
-    seen = gate.runs.get("r1").position
+    run = gate.runs.get("r1")
+    assert run is not None
+    seen = run.position
     gate.runs.log.take("r1")
     gate.store.failing.clear()
 
