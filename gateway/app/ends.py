@@ -187,7 +187,8 @@ class Ends:
             # An earlier attempt was stored although it was said to have failed.
             messages = await self._answer_of(end)
         except StoreError as error:
-            self._log.warn("run {run}: {error}", run=run.run_id, error=error)
+            text = "run {run}: its end still waits for the store: {error}"
+            self._log.warn(text, run=run.run_id, error=error)
             return False
         except Exception:
             self._log.failure("run {run}: its end can't be stored", run=run.run_id)
