@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from gateway.app import follow
+from gateway.app import follow, sessions
 from gateway.app.logreader import PATIENCE_S
 from gateway.core import tail
 from gateway.errors import StoreError
@@ -130,6 +130,22 @@ def test_an_answer_long_ago(gate: Gate) -> None:
 
     assert first["snapshot"]["text"] == "the first answer"
     assert silent["snapshot"] == {"text": "", "state": "done"}
+
+
+def test_an_answer_too_long_ago(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is looked for in so many pages of its transcript, and not for ever."""
+    monkeypatch.setattr(sessions, "ANSWER_PAGE", 2)
+    monkeypatch.setattr(sessions, "ANSWER_PAGES", 2)
+    client = begin(gate)
+    say(gate, "the first answer")
+    finish(gate)
+    for number in range(4):
+        client.send("again", run=f"more{number}")
+        gate.turn()
+        finish(gate, f"more{number}")
+    evict(gate, 0)
+
+    assert client.ok("runs.read", {"runId": "r1"})["snapshot"] == {"text": "", "state": "done"}
 
 
 def test_a_reader_ahead_of_the_store(gates: Callable[..., Gate]) -> None:
