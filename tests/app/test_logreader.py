@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from gateway.app import follow
+from gateway.app import follow, sessions
 from gateway.app.logreader import PATIENCE_S
 from gateway.core import tail
 from gateway.errors import StoreError
 from gateway.model import RunState
 from gateway.testing import result_of
 from tests.app.faults import Lines
-from tests.app.harness import Gate
+from tests.app.harness import Client, Gate
 from tests.app.runlogs import after, begin, evict, finish, say, seqs, settle, told, words_of
 
 
@@ -114,22 +114,37 @@ def test_a_log_that_was_evicted(gate: Gate) -> None:
     assert len(gate.services.follows) == 0
 
 
-def test_an_answer_long_ago(gate: Gate) -> None:
-    """The answer of a run is found in its transcript however much was said since."""
+def answered_long_ago(gate: Gate, since: int) -> Client:
+    """Let a run answer and lose its log, and others go since."""
     client = begin(gate)
     say(gate, "the first answer")
     finish(gate)
-    for number in range(60):
+    for number in range(since):
         client.send("again", run=f"more{number}")
         gate.turn()
         finish(gate, f"more{number}")
     evict(gate, 0)
+    return client
+
+
+def test_an_answer_long_ago(gate: Gate) -> None:
+    """The answer of a run is found in its transcript however much was said since."""
+    client = answered_long_ago(gate, 60)
 
     first = client.ok("runs.read", {"runId": "r1"})
     silent = client.ok("runs.read", {"runId": "more3"})
 
     assert first["snapshot"]["text"] == "the first answer"
     assert silent["snapshot"] == {"text": "", "state": "done"}
+
+
+def test_an_answer_too_long_ago(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is looked for in so many pages of its transcript, and not for ever."""
+    monkeypatch.setattr(sessions, "ANSWER_PAGE", 2)
+    monkeypatch.setattr(sessions, "ANSWER_PAGES", 2)
+    client = answered_long_ago(gate, 4)
+
+    assert client.ok("runs.read", {"runId": "r1"})["snapshot"] == {"text": "", "state": "done"}
 
 
 def test_a_reader_ahead_of_the_store(gates: Callable[..., Gate]) -> None:

@@ -187,6 +187,7 @@ def test_nothing_of_a_run_stays() -> None:
         "lanes": runs.lanes,
         "idempotency keys": runs.window.claims,
         "events that wait": runs.log,
+        "requests that are looked at": runs.coming,
         "waits": runs._awaited,
         "voice": services.voice,
         "voice locks": services.voice._deciding,
