@@ -6,7 +6,6 @@ gives the same run, while it goes, after it ended and after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,14 +14,14 @@ from twisted.logger import Logger
 from gateway.app.agents import AgentDirectory
 from gateway.app.drive import Drive
 from gateway.app.ends import outcome_of
-from gateway.app.recovery import END_PATIENCE_S, INTERRUPTED_TEXT, last_seq
+from gateway.app.recovery import last_seq
 from gateway.app.turn import Started, Turn
 from gateway.core.idempotency import Answer
 from gateway.core.lanes import LaneFull
 from gateway.core.registry import RegistryFull
-from gateway.core.run import INTERRUPTED, Run, RunOutcome
+from gateway.core.run import Run, RunOutcome
 from gateway.errors import InvalidRequest, StoreError, Unavailable, VersionConflict
-from gateway.model import RunRecord, RunState, encode_request
+from gateway.model import RunRecord, RunRequest, RunState, encode_request
 
 if TYPE_CHECKING:
     from gateway.app.runs import Runs
@@ -57,36 +56,33 @@ class Acceptance:
             accepted_at_ms = now_ms if run is None else run.accepted_at_ms
             return Started(run_id, False, accepted_at_ms=accepted_at_ms, outcome=claim.outcome)
         try:
-            if turn.prepare is not None:
-                await self._prepare(turn, turn.prepare)
+            if turn.prepare is not None and await runs.store.get_run(run_id) is None:
+                await turn.prepare()
             drive = self._enter(turn, now_ms)
-        except Exception:
+        except Exception as error:
             runs.window.release(run_id)
+            self._never_came(turn.request, error)
             raise
         return await self._accept(drive, turn)
 
-    async def _prepare(self, turn: Turn, prepare: Callable[[], Awaitable[None]]) -> None:
-        """Do what comes before a run, unless there was a run; repeats of the request wait meanwhile."""
-        runs, request = self._runs, turn.request
-        try:
-            if await runs.store.get_run(request.run_id) is None:
-                await prepare()
-        except Exception as error:
-            outcome = RunOutcome(
-                run_id=request.run_id,
-                session_key=request.session_key,
-                session_id=request.session_id,
-                state=RunState.FAILED,
-                started_at_ms=None,
-                ended_at_ms=runs.clock.now_ms(),
-                error=str(error),
-            )
-            runs.tell_awaited(request.run_id, outcome)
-            raise
+    def _never_came(self, request: RunRequest, error: Exception) -> None:
+        """Tell those who wait, as repeats of a request do while it is prepared, that there is no run."""
+        outcome = RunOutcome(
+            run_id=request.run_id,
+            session_key=request.session_key,
+            session_id=request.session_id,
+            state=RunState.FAILED,
+            started_at_ms=None,
+            ended_at_ms=self._runs.clock.now_ms(),
+            error=str(error),
+        )
+        self._runs.tell_awaited(request.run_id, outcome)
 
     def _enter(self, turn: Turn, now_ms: int) -> Drive:
         """Make the run and put it in its session's lane. Raises Unavailable."""
         runs, request = self._runs, turn.request
+        if runs.stopping:  # since it was looked at
+            raise _busy("the gateway is stopping")
         try:
             first = runs.lanes.enter(request.session_key, request.run_id)
         except LaneFull as error:
@@ -148,8 +144,8 @@ class Acceptance:
     async def _known(self, drive: Drive, turn: Turn) -> Started:
         """Answer for a run that the store knows from before: a repeat after a restart, or a conflict.
 
-        One that is open there and driven by nobody takes the place of the new one: it goes, where it is
-        this request's and never began, else it ends. Who waits for its id is told how it ended.
+        One that is open there and driven by nobody goes, where it is this request's and never began, else
+        it ends. Who waits for its id is told how it ended.
         """
         runs, run, run_id = self._runs, drive.run, drive.run.run_id
         try:
@@ -164,35 +160,26 @@ class Acceptance:
             self._drop(run, failed[-1].outcome)
             raise _not_stored() from error
         same = record.fingerprint == turn.fingerprint
-        if outcome is None:
-            run.session_id, run.accepted_at_ms = record.session_id, record.accepted_at_ms
-            if same and record.epoch == runs.epoch and not seq:
-                # It was stored although the store said no, and the client was told to try again.
-                drive.noted = record.state is RunState.RUNNING
-                drive.accept()
-                return Started(run_id, fresh=True, accepted_at_ms=record.accepted_at_ms)
-            outcome = await self._interrupted(drive, record, seq)
-        else:
+        if outcome is not None:
             self._drop(run, outcome)
-        now = runs.clock.seconds()
-        runs.window.adopt(run_id, record.fingerprint, run_id, now)
-        runs.window.settle(run_id, outcome, now)
+            now = runs.clock.seconds()
+            runs.window.adopt(run_id, record.fingerprint, run_id, now)
+            runs.window.settle(run_id, outcome, now)
+        elif same and record.epoch == runs.epoch and not seq:
+            # It was stored although the store said no, and the client was told to try again.
+            run.session_id, run.accepted_at_ms = record.session_id, record.accepted_at_ms
+            drive.noted = record.state is RunState.RUNNING
+            drive.accept()
+            return Started(run_id, fresh=True, accepted_at_ms=record.accepted_at_ms)
+        else:
+            # Another request may have come under its key, even for another session.
+            runs.window.release(run_id)
+            runs.leave(run)
+            runs.go_on(run.session_key)
+            outcome = await runs.recovery.end(record, seq, run.waiters)
         if not same:
             raise _conflict()
         return Started(run_id, False, accepted_at_ms=record.accepted_at_ms, outcome=outcome)
-
-    async def _interrupted(self, drive: Drive, record: RunRecord, seq: int) -> RunOutcome:
-        """End a stored run, behind the log that it has, through the drive that was made for its repeat."""
-        run = drive.run
-        run.go_on_after(seq)
-        drive.stored_epoch = record.epoch
-        run.started_at_ms, run.fingerprint = record.started_at_ms, record.fingerprint
-        ended = self._runs.wait(run.run_id, END_PATIENCE_S)
-        drive.accept()
-        drive.finish(RunState.FAILED, stop_reason=INTERRUPTED, error=INTERRUPTED_TEXT)
-        outcome = await ended
-        assert outcome is not None, "an end is announced whatever the store does"
-        return outcome
 
     def _end_unstored(self, run: Run, error: str) -> None:
         """End a run that never reached the store, so that who watched it sees an end."""

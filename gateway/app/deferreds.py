@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,6 +31,17 @@ def shielded(work: Deferred[T]) -> Deferred[T]:
 
     work.addBoth(done)
     return waiting
+
+
+async def together(works: Sequence[Deferred[T]]) -> list[T]:
+    """Return the results of several Deferreds; raises what the first of them fails with.
+
+    Cancelling it cancels all that have no result, and is told as it is everywhere else.
+    """
+    try:
+        return await gatherResults(works, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()
 
 
 class Link:

@@ -66,6 +66,9 @@ class Host(Protocol):
     def dispatch(self, output: RunOutput) -> None:
         """Hand an output to the listeners."""
 
+    def go_on(self, session_key: str) -> None:
+        """Let the first run of a session go."""
+
     def ended(self, run: Run, outcome: RunOutcome, messages: tuple[Message, ...]) -> None:
         """The end of a run was announced: let go of it."""
 
@@ -95,8 +98,9 @@ class Drive:
         """Whether the store has it; an abort before that waits for it."""
         self.noted = noted
         self._expires_at = expires_at
-        self.stored_epoch = stored_epoch or run.epoch
+        self._stored_epoch = stored_epoch or run.epoch
         """The epoch that its log has in the store."""
+        self._moved_from: str | None = None
         self._rerun = rerun
         self._begun = False
         self._waits_for_store = False
@@ -114,9 +118,20 @@ class Drive:
         return self.accepted and not self._begun and self.run.state is RunState.ACCEPTED
 
     @property
+    def left(self) -> bool:
+        """Whether a stop leaves it in the store, for the next start: it waits, or is not taken up yet."""
+        return self.waiting or (not self.accepted and self._stored_epoch != self.run.epoch)
+
+    @property
     def busy_ms(self) -> int:
         """How long it has gone, or waited for the store if it does not go yet."""
         return round((self._host.clock.seconds() - self._began_at) * 1000)
+
+    def go_on_after(self, seq: int) -> None:
+        """Go on with the log that an earlier process has stored up to an event, instead of another one."""
+        self.run.go_on_after(seq)
+        if self._stored_epoch != self.run.epoch:
+            self._moved_from = self._stored_epoch
 
     def accept(self) -> None:
         """The store has the run: from now on it can go, or end as an abort meanwhile asked for."""
@@ -135,6 +150,7 @@ class Drive:
     def begin(self, agent: Agent | None) -> None:
         """Its turn has come: start it, as soon as the store knows of that."""
         self._begun = True
+        self._stop_timeout()
         if self.noted:
             self.launch(agent)
         else:
@@ -144,7 +160,7 @@ class Drive:
         run, host = self.run, self._host
         if self._expire():
             return
-        epochs = (self.stored_epoch, run.epoch)
+        epochs = (self._stored_epoch, run.epoch)
         values = {
             "epoch": run.epoch,
             "state": RunState.RUNNING,
@@ -170,9 +186,12 @@ class Drive:
                 self._waits_for_store = True
                 why = result.getErrorMessage()
                 _log.warn("run {run} waits for the store: {error}", run=run.run_id, error=why)
-            self._timeout = self._host.clock.callLater(NOTE_PAUSE_S, self._note, agent)
+            # Until then it waits as before: a stop leaves it to the next start.
+            self._begun = False
+            host = self._host
+            self._timeout = host.clock.callLater(NOTE_PAUSE_S, host.go_on, run.session_key)
         elif isinstance(result, RunRecord) and result.epoch == run.epoch:
-            self.stored_epoch = run.epoch
+            self._stored_epoch = run.epoch
             if not self._expire():
                 self.launch(agent)
         else:
@@ -245,22 +264,26 @@ class Drive:
             events=self._host.log.end(run, outputs),
             input_tokens=usage.input_tokens if usage else 0,
             output_tokens=usage.output_tokens if usage else 0,
-            moved_from=self.stored_epoch if self.stored_epoch != run.epoch else None,
+            moved_from=self._moved_from,
         )
         self._store(end, Link(lambda messages: self._announce(outputs, outcome, messages)))
 
     def _release(self) -> None:
         """Let go of everything: no more text, no timeout, no backend."""
-        sink, work, link, timeout = self._sink, self._work, self._link, self._timeout
-        self._sink = self._work = self._link = self._timeout = None
+        sink, work, link = self._sink, self._work, self._link
+        self._sink = self._work = self._link = None
         if sink is not None:
             sink.close()
-        if timeout is not None and timeout.active():
-            timeout.cancel()
+        self._stop_timeout()
         if link is not None:
             link.cut()
         if work is not None:
             _let_go(work, self.run.run_id)
+
+    def _stop_timeout(self) -> None:
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None and timeout.active():
+            timeout.cancel()
 
     def _done(self, result: RunResult | Failure) -> None:
         """The backend is done, one way or the other."""

@@ -80,10 +80,20 @@ class Ends:
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._ends
 
+    @property
+    def records(self) -> list[RunRecord]:
+        """The runs whose ends wait here, as the store will have them."""
+        return [kept.end.run for kept in self._ends.values()]
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """Return a run whose end waits here."""
+        kept = self._ends.get(run_id)
+        return None if kept is None else kept.end.run
+
     def outcome(self, run_id: str) -> RunOutcome | None:
         """Return how a run ended whose end waits here."""
-        kept = self._ends.get(run_id)
-        return None if kept is None else outcome_of(kept.end.run)
+        record = self.record(run_id)
+        return None if record is None else outcome_of(record)
 
     def hold(self, end: TurnEnd) -> None:
         """Know of an end for which the store was asked and has not answered in time."""
@@ -154,17 +164,18 @@ class Ends:
 
     async def _pass(self) -> None:
         """Give every end to the store, the oldest first, until it does not work."""
+        refused = False
         for run_id in list(self._ends):
             kept = self._ends.get(run_id)
             if kept is None or kept.asked:
                 continue
             if await self._try(kept.end):
                 self._failures = 0
-            elif self._store.failing:
+                continue
+            refused = True
+            if self._store.failing:
                 break
-        else:
-            return
-        self._failures += 1
+        self._failures += refused
 
     async def _try(self, end: TurnEnd) -> bool:
         """Store an end and tell those who follow the session; return whether it is done with."""

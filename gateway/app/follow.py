@@ -159,8 +159,8 @@ class Follows:
             return
         run, seq, event = output.run, output.seq, None
         for follow in tuple(live.values()):
-            if follow.seq >= seq:
-                continue
+            if follow.seq >= seq or not self._is_followed(follow):
+                continue  # sending to one can end another
             if follow.seq != seq - 1 or follow.epoch != run.epoch or follow.connection.waiting:
                 self._catch_up(follow)
                 continue
@@ -285,6 +285,7 @@ class Follows:
     async def _carry_on(self, follow: Follow) -> None:
         """Send what lies behind the cursor, page by page, until it is live or the log has ended."""
         pause: float | None = 0.0
+        failing = False
         while pause is not None:
             if pause:
                 await self._sleep(pause)
@@ -292,7 +293,15 @@ class Follows:
                 await self._sleep(0)
                 while follow.connection.waiting:
                     await self._sleep(BUSY_S)
-                pause = await self._send_page(follow)
+                try:
+                    pause, events = await self._next_page(follow)
+                    failing = False
+                except StoreError as error:
+                    if not failing:  # once, not every second
+                        text = "run {run} was not read: {error}"
+                        self._log.warn(text, run=follow.run_id, error=error)
+                    pause, events, failing = RETRY_S, (), True
+                self._send(follow, events)
             if not self._is_followed(follow):
                 return
         follow.reading = None
@@ -301,16 +310,6 @@ class Follows:
 
     def _sleep(self, seconds: float) -> Deferred[None]:
         return deferLater(self._clock, seconds, lambda: None)
-
-    async def _send_page(self, follow: Follow) -> float | None:
-        """Send the next events; return after how long to look for more, None if there is nothing left."""
-        try:
-            pause, events = await self._next_page(follow)
-        except StoreError as error:
-            self._log.warn("run {run} was not read: {error}", run=follow.run_id, error=error)
-            return RETRY_S
-        self._send(follow, events)
-        return pause
 
     def _send(self, follow: Follow, events: Iterable[RunEvent]) -> None:
         # Sending may end the connection and with it the follow, which must not cancel what is running.
@@ -341,13 +340,14 @@ class Follows:
         """Go on behind what is missing, with the last event there is: by it the client sees the hole."""
         if not view.live and not view.state.terminal:
             return RETRY_S, ()
-        follow.epoch, follow.seq = view.epoch, view.last_seq
-        if not view.last_seq:
-            return 0.0, ()  # the first event will tell
+        events: Sequence[RunEvent] = ()
         try:
-            return 0.0, await self._reader.page(view, view.last_seq - 1, 1, PAGE_BYTES)
+            if view.last_seq:  # else the first event will tell
+                events = await self._reader.page(view, view.last_seq - 1, 1, PAGE_BYTES)
         except Hole:
-            return 0.0, () if view.outcome is None else (_end_of(view, view.outcome),)
+            events = () if view.outcome is None else (_end_of(view, view.outcome),)
+        follow.epoch, follow.seq = view.epoch, view.last_seq
+        return 0.0, events
 
 
 class _Reading(NamedTuple):

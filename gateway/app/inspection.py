@@ -1,12 +1,13 @@
 """What is known of runs, as ``runs.list`` and ``runs.describe`` tell it: from memory, then from the store.
 
-A run that goes on is told from its record, which is newer than what the store has, and needs no store.
+A run that goes on, and one whose end waits for the store, is told from its record in memory, which is newer
+than what the store has, and needs no store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
@@ -22,6 +23,8 @@ from gateway.model import RunQuery, RunRecord, RunState
 MAX_FACTS: Final = 16
 """How many facts a backend may tell of its worker."""
 MAX_FACT_CHARS: Final = 300
+
+R = TypeVar("R", Run, RunRecord)
 
 _OPEN: Final = tuple(state for state in RunState if not state.terminal)
 _STORED_MAX: Final = 1000
@@ -44,14 +47,14 @@ class Inspection:
 
         A store that fails, or does not answer within a second, keeps nobody from seeing what goes on.
         """
-        live = [
-            run
-            for run in self._runs.unended
-            if session_key is None or run.session_key == session_key
-        ]
+
+        def wanted_of(runs: Iterable[R]) -> list[R]:
+            return [run for run in runs if session_key in (None, run.session_key)]
+
+        live, ended = wanted_of(self._runs.unended), wanted_of(self._runs.ends.records)
         states = () if state is None else (state,) if state.terminal else _OPEN
         # What memory knows better may stand for as many rows of the store.
-        wanted = min(_STORED_MAX, limit + len(live))
+        wanted = min(_STORED_MAX, limit + len(live) + len(ended))
         query = RunQuery(limit=wanted, session_key=session_key, states=states)
         missing = None
         try:
@@ -61,7 +64,7 @@ class Inspection:
             stored, missing = (), f"the store failed: {error}"
         except TimeoutError:
             stored, missing = (), "the store does not answer"
-        rows = {record.run_id: self._of_record(record) for record in stored}
+        rows = {record.run_id: self._of_record(record) for record in (*stored, *ended)}
         # Those that ended while the store was asked are told as they ended.
         rows |= {run.run_id: self._of_run(run) for run in live}
         found = [row for row in rows.values() if state is None or row["state"] == state.value]
@@ -73,7 +76,9 @@ class Inspection:
         run = self._runs.get(run_id)
         if run is not None:
             return self._of_run(run) | self._of_worker(run)
-        record: RunRecord | None = await self._runs.store.get_run(run_id)
+        record: RunRecord | None = self._runs.ends.record(run_id)
+        if record is None:
+            record = await self._runs.store.get_run(run_id)
         return None if record is None else self._of_record(record)
 
     def _of_run(self, run: Run) -> dict[str, Any]:

@@ -97,6 +97,8 @@ class LogReader:
         record: RunRecord | None = None
         if span is not None:
             record = await self._in_time(self._store.get_run(run_id))
+            if record is not None and record.epoch != span.epoch:
+                return await self.view(run_id)  # its log was taken over between the two
         view = self._here(run_id)
         if view is not None:
             return view  # it was on its way between the two

@@ -20,13 +20,14 @@ from collections import deque
 from typing import Protocol
 
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from gateway.app.agents import AgentDirectory
+from gateway.app.deferreds import together
 from gateway.app.drive import Drive
-from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run, RunOutcome
+from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run, RunOutcome, Waiter
 from gateway.errors import Unavailable
 from gateway.interfaces import IClock, IStore
 from gateway.model import EventSpan, RunRecord, RunRequest, RunState, decode_request
@@ -102,9 +103,9 @@ class Recovery:
         while self._endings:
             batch = [self._endings[at] for at in range(min(AT_ONCE, len(self._endings)))]
             for each in batch:
-                run = each.drive.run
-                run.go_on_after(await last_seq(self._host.store, run.run_id))
-            await gatherResults([self._end(each) for each in batch])
+                seq = await last_seq(self._host.store, each.drive.run.run_id)
+                each.drive.go_on_after(seq)
+            await together([self._end(each) for each in batch])
             for _ in batch:
                 self._endings.popleft()
         return found
@@ -149,29 +150,49 @@ class Recovery:
             self._host.go_on(key)
         return found
 
+    async def end(self, record: RunRecord, seq: int, waiters: list[Waiter]) -> RunOutcome:
+        """End a run that is open in the store, with its log up to ``seq``, and that nobody drives."""
+        drive = self._adopt(record, None)
+        assert drive is not None, "who asks has let go of its key"
+        drive.run.waiters = waiters
+        drive.go_on_after(seq)
+        outcome = await self._end(Ending(drive, INTERRUPTED, INTERRUPTED_TEXT))
+        assert outcome is not None, "an end is announced whatever the store does"
+        return outcome
+
     def _place(self, record: RunRecord) -> bool:
         """Put a run into its lane, to go or to be ended; return whether it was not known here."""
-        age_s = max(0, self._host.clock.now_ms() - record.accepted_at_ms) / 1000
-        request, why = self._request_of(record, age_s)
-        rerun = record.state is RunState.RUNNING
-        made = request or _request_without_content(record)
+        request, why = self._request_of(record, self._age_s(record))
+        drive = self._adopt(record, request)
+        if drive is None:
+            return False
+        if request is not None:
+            drive.accept()
+        else:
+            self._endings.append(Ending(drive, *why))
+        return True
+
+    def _adopt(self, record: RunRecord, request: RunRequest | None) -> Drive | None:
+        """Put a run into its lane; without its request it is only ended. None if it is known here."""
         run = Run(
-            made,
+            request or _request_without_content(record),
             epoch=self._host.epoch,
             origin=record.origin,
             actor=record.actor,
             fingerprint=record.fingerprint,
             accepted_at_ms=record.accepted_at_ms,
         )
-        drive = self._host.adopt(run, stored_epoch=record.epoch, age_s=age_s, rerun=rerun)
-        if drive is None:
-            return False
-        if request is not None:
-            drive.accept()
-        else:
+        if request is None:
             run.started_at_ms = record.started_at_ms
-            self._endings.append(Ending(drive, *why))
-        return True
+        return self._host.adopt(
+            run,
+            stored_epoch=record.epoch,
+            age_s=self._age_s(record),
+            rerun=record.state is RunState.RUNNING,
+        )
+
+    def _age_s(self, record: RunRecord) -> float:
+        return max(0, self._host.clock.now_ms() - record.accepted_at_ms) / 1000
 
     def _request_of(
         self, record: RunRecord, age_s: float

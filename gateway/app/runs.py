@@ -222,8 +222,8 @@ class Runs:
 
     @property
     def unfinished(self) -> list[Run]:
-        """The runs that go, and those whose end or acceptance is being stored: all but the waiting."""
-        return [drive.run for drive in self._drives.values() if not drive.waiting]
+        """The runs that go, and those whose end or acceptance is being stored: all that a stop waits for."""
+        return [drive.run for drive in self._drives.values() if not drive.left]
 
     def refuse(self) -> None:
         """Take no more runs, and begin none of those that wait: they stay in the store as they are."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import gatherResults
 from twisted.logger import Logger
 
+from gateway.app.deferreds import together
 from gateway.app.runs import Runs
 from gateway.errors import Unavailable
 
@@ -22,7 +22,7 @@ async def stop_runs(runs: Runs, patience_s: float) -> None:
     runs.refuse()
     for run in runs.unfinished:
         runs.abort(run.run_id, "shutdown")
-    await gatherResults([runs.wait(run.run_id, patience_s) for run in runs.unfinished])
+    await together([runs.wait(run.run_id, patience_s) for run in runs.unfinished])
     for run in runs.unfinished:
         _log.error("run {run} did not end", run=run.run_id)
     await runs.log.stop()

@@ -283,6 +283,21 @@ def test_one_that_can_not_be_stored_does_not_hold_up_the_others() -> None:
     assert kept.clock.getDelayedCalls() == []
 
 
+def test_one_that_is_refused_for_ever() -> None:
+    """An end that a working store refuses again and again is offered after pauses that grow, as if the store failed."""  # noqa: E501
+    kept = Kept()
+    kept.shelf.bad = {"a": StoreError("no")}
+    kept.ends.keep(an_end("a"))
+    with Lines() as lines:
+        kept.clock.pump([0.25] * 120)
+    kept.ends.keep(an_end("b"))
+    kept.clock.advance(5)
+
+    assert 8 <= len(lines.texts) <= 10
+    assert kept.shelf.taken == ["b"]
+    assert "a" in kept.ends
+
+
 def test_a_stop_during_a_pass() -> None:
     """A stop waits for the attempt that goes on; what comes meanwhile is tried after it."""
     kept = Kept()

@@ -229,6 +229,25 @@ def test_a_connection_that_ends_by_what_it_is_sent(gate: Gate) -> None:
     assert gate.services.follows._live == {}
 
 
+def test_a_connection_that_ends_by_what_another_is_sent(gate: Gate) -> None:
+    """Where an event to one follower has another closed, nothing stays behind of that one, busy as it was."""
+    first, second = begin(gate), gate.client()
+    for client in (first, second):
+        client.ok("runs.follow", {"runId": "r1"})
+
+    def relieve(event: Any) -> None:
+        second.connection.waiting = True
+        second.leave()
+
+    first.connection.deliver_direct = relieve  # type: ignore[method-assign]
+    say(gate, "a")
+
+    assert told(second) == []
+    assert len(gate.services.follows) == 1
+    finish(gate)
+    assert not gate.clock.getDelayedCalls()
+
+
 def test_following_again(gate: Gate) -> None:
     """What is asked for again stands for what was asked for before; nothing comes twice."""
     client = begin(gate)
@@ -305,6 +324,32 @@ def test_a_hole_that_opens_while_a_follower_catches_up(gate: Gate) -> None:
     assert len(gate.services.follows) == 0
 
 
+def test_a_store_that_fails_behind_a_hole(gate: Gate) -> None:
+    """The end of a log is sent although the store fails just when a hole was found before it."""
+    client = begin(gate)
+    say(gate, *(f"w{n} " for n in range(30)))
+    finish(gate)
+    client.ok("runs.follow", {"runId": "r1", "limit": 1})
+    evict(gate, 0)
+    list_events = gate.store.list_events
+
+    def once(*args: Any, **how: Any) -> Any:
+        found = list_events(*args, **how)
+        gate.store.failing["list_events"] = StoreError("locked")
+        return found
+
+    gate.store.list_events = once
+    settle(gate)
+    held = told(client)
+    gate.store.failing.clear()
+    gate.store.list_events = list_events
+    settle(gate, RETRY_S)
+
+    assert held == []
+    assert told(client) == [32]
+    assert len(gate.services.follows) == 0
+
+
 def test_a_hole_in_a_live_log_while_a_follower_catches_up(gate: Gate) -> None:
     """The newest event is sent, then the live ones."""
     client = begin(gate)
@@ -355,6 +400,31 @@ def test_a_run_that_nobody_drives_yet(gates: Callable[..., Gate]) -> None:
     assert told(client) == [4]
     assert client.events("run.event")[0]["data"]["phase"] == "error"
     assert len(again.services.follows) == 0
+
+
+def test_a_log_that_is_taken_over_while_it_is_looked_at(gates: Callable[..., Gate]) -> None:
+    """A follower hears of the end in the epoch that the log has by then, and of no other end."""
+    gate = gates()
+    begin(gate)
+    say(gate, "a ")
+    again = gate.restarted()
+    client = again.client()
+    client.ok("runs.follow", {"runId": "r1"})
+    settle(again)
+    get_run = again.store.get_run
+
+    def later(*args: Any) -> Any:
+        again.store.get_run = get_run
+        Deferred.fromCoroutine(again.runs.recover())
+        again.clock.advance(0.2)
+        return get_run(*args)
+
+    again.store.get_run = later
+    settle(again, RETRY_S)
+    again.close()
+
+    ends = [(event["epoch"], event["seq"]) for event in client.events("run.event")]
+    assert ends == [(again.runs.epoch, 3)]
 
 
 def test_a_run_that_is_driven_again_in_another_epoch(gates: Callable[..., Gate]) -> None:

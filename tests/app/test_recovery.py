@@ -94,7 +94,9 @@ def test_a_log_goes_on_as_another(gate: Gate) -> None:
     gate.store.failing["append_events"] = StoreError("disk full")
     gate.live().sink.emit("tool", {"name": "one"})
     gate.turn()
-    seen = gate.runs.get("r1").position
+    run = gate.runs.get("r1")
+    assert run is not None
+    seen = run.position
     gate.runs.log.take("r1")
     gate.store.failing.clear()
 
@@ -432,6 +434,32 @@ def test_a_run_is_run_again_once_only(gates: Gates) -> None:
     assert state_of(third, "r1") == (RunState.FAILED, "interrupted")
 
 
+@pytest.mark.parametrize(("wait_s", "end"), [(0, "aborted"), (61, "failed")])
+def test_a_rerun_that_ends_before_it_begins(gates: Gates, wait_s: float, end: str) -> None:
+    """A run that is to be run again, and is aborted or too old before, is over for good: its end is stored at once."""  # noqa: E501
+    how: dict[str, Any] = {"on_restart": "rerun", "limits": {"queued_ttl_s": 60.0}}
+    gate = gates(**how)
+    crowd(gate, runs=1)
+    gate.live("r1").sink.text("partial")
+    gate.turn()
+    again = gate.restarted(**how)
+    again.store.hanging.add("update_run")
+    recovered(again)
+    again.clock.advance(wait_s)
+    if not wait_s:
+        assert again.runs.abort("r1", "rpc")
+    again.store.release()
+    again.turn()
+    third = again.restarted(**how)
+
+    assert again.backend.started == []
+    assert state_of(again, "r1")[0] == end
+    assert len(again.runs.ends) == 0
+    assert recovered(third) == 0
+    log = third.client().ok("runs.read", {"runId": "r1"})
+    assert [(e["seq"], e["stream"]) for e in log["events"]] == [(1, "lifecycle")]
+
+
 def test_a_rerun_that_did_not_begin_counts_for_nothing(gates: Gates) -> None:
     """A crash before the second attempt began leaves the run its second attempt."""
     gate = gates(on_restart="rerun")
@@ -589,6 +617,25 @@ def test_a_run_that_was_stored_although_the_store_said_no(
     assert gate.backend.started == ["r1"]
     assert gate.messages() == [("user", "hello")]
     assert client.send("hello").payload["status"] == "ok"
+
+
+def test_another_session_under_the_key_of_an_interrupted_run(gate: Gate) -> None:
+    """A request for another session leaves the run that it meets what it was: its end is told in its own session."""  # noqa: E501
+    gate.client().send("hello")
+    before = result_of(gate.store.get_run("r1"))
+    again = gate.restarted()
+    client = again.client()
+    waiting = client.call("agent.wait", {"runId": "r1"})
+
+    refused = client.send("other", key="kitchen").error
+    record = result_of(gate.store.get_run("r1"))
+
+    assert refused["details"] == {"reason": "chat-request-conflict"}
+    assert record.state is RunState.FAILED
+    assert record.session_key == before.session_key
+    assert [e["sessionKey"] for e in client.events("chat")] == ["agent:main:main"]
+    assert waiting.payload["status"] == "error"
+    assert len(again.runs.lanes) == 0
 
 
 def test_other_content_for_a_run_that_was_interrupted(gate: Gate) -> None:

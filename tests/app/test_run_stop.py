@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from gateway.app.stopping import stop_runs
 from gateway.errors import StoreError
@@ -133,6 +134,93 @@ def test_stopping_with_a_store_that_hangs(gate: Gate) -> None:
     assert lines.texts == ["run r1 did not end"]
     gate.store.release()
     assert client.ends() == (["aborted"], ["end"])
+
+
+def test_stopping_while_a_run_waits_for_the_store(gate: Gate) -> None:
+    """A run whose start the store has refused to note is left for the next start, as it is stored."""
+    client = gate.client()
+    client.send("one", run="r1")
+    client.send("two", run="r2")
+    gate.store.failing["update_run"] = StoreError("disk full")
+    gate.live("r1").end()
+    client.send("three", run="r3")
+    stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))
+    gate.store.failing.clear()
+    gate.clock.pump([0.5] * 10)
+
+    assert stopped.called
+    assert client.ends("r2") == ([], [])
+    assert gate.backend.started == ["r1"]
+    left = [(run.run_id, run.state) for run in result_of(gate.store.open_runs())]
+    assert left == [("r2", RunState.ACCEPTED), ("r3", RunState.ACCEPTED)]
+    assert gate.clock.getDelayedCalls() == []
+
+
+def test_stopping_during_the_recovery(gate: Gate) -> None:
+    """Runs that the start had no time to end do not hold up the stop: the next start ends them."""
+    gate.client().send("hello")
+    again = gate.restarted()
+    again.store.hanging.add("event_span")
+    recovering = Deferred.fromCoroutine(again.runs.recover())
+    recovering.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    recovering.cancel()
+
+    assert again.runs.unfinished == []
+    assert result_of(Deferred.fromCoroutine(stop_runs(again.runs, 2.0))) is None
+    assert result_of(gate.store.get_run("r1")).state is RunState.RUNNING
+
+
+@pytest.mark.parametrize("starts", [False, True], ids=["a stop", "a start"])
+def test_what_is_given_up(gate: Gate, starts: bool) -> None:
+    """A stop, or a start, that takes too long to end its runs is cancelled without a failure."""
+    for key in ("a", "b"):
+        gate.client().send("hello", key=key, run=key)
+    which = gate.restarted() if starts else gate
+    gate.store.hanging.add("finish_turn")
+    ending = which.runs.recover() if starts else stop_runs(which.runs, 10.0)
+    work: Deferred[object] = Deferred.fromCoroutine(ending)
+    said = []
+    work.addErrback(lambda failure: said.append(failure.check(CancelledError)))
+    work.cancel()
+    del work
+    gc.collect()
+
+    assert said == [CancelledError]
+    gate.store.release()
+    gate.clock.advance(10)
+
+
+def test_stopping_while_a_request_is_prepared(gate: Gate) -> None:
+    """A request that was looked at before the stop starts no run after it; its repeat hears that too."""
+    client = gate.client()
+    gate.store.hanging.add("get_run")
+    first = client.send("/new hello")
+    repeat = gate.runs.wait("r1", 60)
+    result_of(Deferred.fromCoroutine(stop_runs(gate.runs, 2.0)))
+    gate.store.release()
+
+    assert first.error["message"] == "the gateway is stopping"
+    assert gate.backend.started == []
+    assert repeat.called
+    repeat.addErrback(lambda _: None)
+
+
+def test_a_request_that_finds_its_lane_full_after_all(gates: Gates) -> None:
+    """Who repeats a request while it is prepared is told when it is refused behind that."""
+    gate = gates(limits={"lane_depth": 1})
+    client = gate.client()
+    gate.store.hanging.add("get_run")
+    client.send("/new hello", run="late")
+    repeat = gate.runs.wait("late", 60)
+    gate.store.hanging = {"finish_turn"}
+    for number in range(2):
+        client.send("hello", run=f"r{number}")
+    gate.store.held.pop()()
+    gate.store.release()
+
+    outcome = result_of(repeat)
+    assert outcome is not None
+    assert outcome.error == "too many messages wait in this session"
 
 
 def test_a_run_accepted_while_stopping(gate: Gate) -> None:

@@ -69,6 +69,8 @@ class Peer:
     """It asked for the events of all sessions."""
     watched: set[str] = field(default_factory=set)
     """The sessions whose messages it asked for, by canonical key."""
+    runs: set[str] = field(default_factory=set)
+    """The runs that it follows."""
 
     @property
     def reads(self) -> bool:
@@ -121,6 +123,7 @@ RULES: dict[str, Callable[[Peer, Happening], str | None]] = {
         "session.message",
         lambda peer, what: peer.reads and (peer.follows or what.key in peer.watched),
     ),
+    "run.event": _named("run.event", lambda peer, what: peer.reads and what.mark[0] in peer.runs),
 }
 """For what happens: as which event a connection is told of it, if at all."""
 
@@ -131,6 +134,8 @@ def seen(frame: dict[str, Any]) -> tuple[Any, ...]:
     match name:
         case "agent" | "chat" | "session.tool":
             return name, payload["sessionKey"], payload["runId"], payload["seq"]
+        case "run.event":
+            return name, "", payload["runId"], payload["seq"]
         case "session.message":
             return name, payload["sessionKey"], payload["message"]["role"]
         case "sessions.changed":
@@ -307,6 +312,37 @@ class Audience(RuleBasedStateMachine):
         """Time passes; collected text goes out."""
         self.gate.clock.advance(seconds)
 
+    @rule(
+        key=st.sampled_from(["main", "Kitchen"]),
+        first=st.integers(0, 2),
+        each=st.integers(1, 3),
+        resumes=st.booleans(),
+    )
+    def follow(self, key: str, first: int, each: int, resumes: bool) -> None:
+        """Some ask for the log of a run that goes on, or of one that begins now; some of them no more."""
+        self.wait(1)  # what has ended makes room
+        if not self.runs_now():
+            self.send(0, key)
+        self.everybody_is_told_what_he_may_see_and_nothing_else()
+        run = self.runs_now()[-1]
+        params = {"runId": run}
+        here = [peer for peer in self.peers if peer.here]
+        for peer in here[first::each]:
+            if resumes:
+                call = peer.client.call("connection.resume", {"runs": [params]})
+            else:
+                call = peer.client.call("runs.follow", params)
+            assert call.frame["ok"] is peer.reads
+            peer.runs.add(run)
+        live = self.gate.live(run)
+        live.sink.emit("tool", {"phase": "start", "name": "look"})
+        self.everybody_is_told_what_he_may_see_and_nothing_else()
+        for peer in here[:: each + 1]:
+            call = peer.client.call("runs.unfollow", params)
+            assert call.frame["ok"] is peer.reads
+            peer.runs.discard(run)
+        live.sink.emit("plan", {"phase": "start", "name": "look"})
+
     # -- sessions
 
     @rule(key=KEYS)
@@ -374,6 +410,7 @@ class Audience(RuleBasedStateMachine):
             mark = (run.run_id, output.seq)
             event = "tool" if output.stream == "tool" else "agent"
             self.happened.append(Happening(event, key, self.starters[run.run_id], mark))
+            self.happen("run.event", "", *mark)
             if output.text is not None or output.outcome is not None:
                 self.happen("chat", key, *mark)
             if output.outcome is not None:

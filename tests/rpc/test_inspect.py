@@ -183,6 +183,34 @@ def test_what_goes_on_is_told_without_the_store(gate: Gate, client: Client, send
     gate.live().end()
 
 
+def test_an_end_that_waits_for_the_store(
+    gate: Gate,
+    client: Client,
+    sender: Client,
+    expected_failures: list[type[BaseException]],
+) -> None:
+    """A run that has ended is told as ended, although the store did not take its end yet."""
+    expected_failures.append(StoreError)
+    sender.send("hello")
+    sender.send("hello", "other", "r2")
+    gate.store.failing["finish_turn"] = StoreError("disk full")
+    gate.live("r1").end()
+    gate.live("r2").end()
+    gate.clock.advance(1)
+    stored = gate.store._inner.get_run("r1").result.state
+    gate.store.failing |= {"get_run": StoreError("disk"), "runs_of": StoreError("disk")}
+    row, without_store = described(client, "r1"), listed(client, sessionKey="main")
+    gate.store.failing = {"finish_turn": StoreError("disk full")}
+
+    assert stored is RunState.RUNNING
+    assert (row["state"], row["live"], row["stopReason"]) == ("done", False, "stop")
+    assert without_store == listed(client, sessionKey="main") == [("r1", "done")]
+    assert sorted(listed(client, state="done")) == [("r1", "done"), ("r2", "done")]
+    assert listed(client, state="running") == []
+    gate.store.failing.clear()
+    gate.clock.advance(5)
+
+
 def test_a_run_of_another_process(gate: Gate, client: Client, sender: Client) -> None:
     """Of a run that began before a restart neither model nor how long it went on is guessed."""
     sender.send("hello")
