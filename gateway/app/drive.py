@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from gateway.app.agents import Agent
 from gateway.app.deferreds import Link
 from gateway.app.ends import Ends
+from gateway.app.question import Question
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
@@ -98,6 +99,7 @@ class Drive:
         """Whether the store has it; an abort before that waits for it."""
         self.noted = noted
         self._expires_at = expires_at
+        self.question = Question(host.sessions, run, stored=stored_epoch is not None and not rerun)
         self._stored_epoch = stored_epoch or run.epoch
         """The epoch that its log has in the store."""
         self._moved_from: str | None = None
@@ -175,7 +177,12 @@ class Drive:
             return msgspec.structs.replace(current, **values)
 
         link = self._link = Link(lambda result: self._noted(result, agent))
-        maybeDeferred(host.store.update_run, run.run_id, noted).addBoth(link)
+
+        def write(_: None) -> Deferred[Any] | None:
+            # What was aborted meanwhile must not go again.
+            return None if run.state.terminal else host.store.update_run(run.run_id, noted)
+
+        self.question.look_up().addCallback(write).addBoth(link)
 
     def _noted(self, result: RunRecord | Failure | None, agent: Agent | None) -> None:
         """The store has noted that the run starts, or has not."""
@@ -209,6 +216,7 @@ class Drive:
         """Give the run to its agent."""
         run, host = self.run, self._host
         self._began_at = host.clock.seconds()
+        self.question.tell()
         host.dispatch(run.start(host.clock.now_ms()))
         if run.state.terminal:
             return  # a listener ended it
@@ -255,6 +263,7 @@ class Drive:
         if not outputs:
             return
         self._release()
+        self.question.look_up()
         outcome = outputs[-1].outcome
         assert outcome is not None
         usage = outcome.usage
@@ -341,7 +350,7 @@ class Drive:
                 else:
                     announce(messages)
             else:
-                sessions.announce_answer(key, agent_id, messages)
+                sessions.announce_messages(key, agent_id, messages)
 
         def failed(failure: Failure) -> None:
             _log.failure("run {run}: its end was not stored", failure=failure, run=run_id)
@@ -362,6 +371,7 @@ class Drive:
         self, outputs: list[RunOutput], outcome: RunOutcome, messages: tuple[Message, ...]
     ) -> None:
         run = self.run
+        self.question.tell()
         for output in outputs:
             self._host.dispatch(output)
         ours = outcome.state is not RunState.DONE and outcome.stop_reason
