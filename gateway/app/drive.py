@@ -177,12 +177,9 @@ class Drive:
             return msgspec.structs.replace(current, **values)
 
         link = self._link = Link(lambda result: self._noted(result, agent))
-
-        def write(_: None) -> Deferred[Any] | None:
-            # What was aborted meanwhile must not go again.
-            return None if run.state.terminal else host.store.update_run(run.run_id, noted)
-
-        self.question.look_up().addCallback(write).addBoth(link)
+        asked = self.question.look_up()
+        # Of a run that was aborted meanwhile the store refuses the note.
+        asked.addCallback(lambda _: host.store.update_run(run.run_id, noted)).addBoth(link)
 
     def _noted(self, result: RunRecord | Failure | None, agent: Agent | None) -> None:
         """The store has noted that the run starts, or has not."""

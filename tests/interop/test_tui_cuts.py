@@ -82,4 +82,8 @@ def test_a_message_that_was_queued_when_the_network_broke_is_over(
     terminal.wait(
         lambda: terminal.screen.lines.count(later) == 2, TURN_SECONDS, f"answer to {later!r}"
     )
-    assert [run["state"] for run in gateway.ended_runs(session)] == ["done"] * 3
+    terminal.wait(
+        lambda: [run["state"] for run in gateway.ended_runs(session)] == ["done"] * 3,
+        TURN_SECONDS,
+        "three runs that are done",
+    )
