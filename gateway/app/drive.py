@@ -177,8 +177,7 @@ class Drive:
             return msgspec.structs.replace(current, **values)
 
         link = self._link = Link(lambda result: self._noted(result, agent))
-        asked = self.question.look_up()
-        # Of a run that was aborted meanwhile the store refuses the note.
+        asked = self.question.look_up()  # of a run that is aborted meanwhile the note is refused
         asked.addCallback(lambda _: host.store.update_run(run.run_id, noted)).addBoth(link)
 
     def _noted(self, result: RunRecord | Failure | None, agent: Agent | None) -> None:
