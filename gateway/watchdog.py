@@ -197,7 +197,7 @@ class Watchdog(Service):
         try:
             self._judge(since, now)
         except Exception:
-            self._log.failure("a turn of {s:.3f} s was not judged", s=now - since)
+            self._log.failure("a turn of {ms} ms was not judged", ms=round((now - since) * 1000))
 
     def _judge(self, since: float, now: float) -> None:
         assert self._watcher is not None, "turns are watched while the thread runs"

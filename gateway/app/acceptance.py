@@ -139,6 +139,9 @@ class Acceptance:
     async def _accept(self, drive: Drive, turn: Turn) -> Started:
         """Store the run and its message; then it may go."""
         runs, run = self._runs, drive.run
+        kept = runs.ends.before(run.session_key)
+        if kept is not None:
+            await kept
         try:
             session, message = await runs.store.accept_turn(
                 self._record(drive), runs.sessions.opening(turn.request), turn.message

@@ -155,8 +155,13 @@ class Drive:
         self._stop_timeout()
         if self.noted:
             self.launch(agent)
-        else:
+            return
+        kept = self._host.ends.before(self.run.session_key)
+        if kept is None:
             self._note(agent)
+        else:
+            link = self._link = Link(lambda _: self._note(agent))
+            kept.addCallback(link)
 
     def _note(self, agent: Agent | None) -> None:
         run, host = self.run, self._host

@@ -115,6 +115,24 @@ class Ends:
             self._bytes -= kept.size
             self._metrics.ends_waiting(len(self._ends))
 
+    def before(self, session_key: str) -> Deferred[None] | None:
+        """Offer what is kept of a session to the store now: what follows must not be stored before it.
+
+        Returns when the store has answered, whatever it said; None where there is nothing to wait for.
+        """
+        mine = (each for each in self._ends.values() if each.end.run.session_key == session_key)
+        if self._store.failing or all(each.asked for each in mine):
+            return None
+        if self._passing is None:
+            if self._call is not None:
+                self._call.cancel()
+            self._begin()
+        if self._passing is None:
+            return None  # it was over at once
+        over: Deferred[None] = Deferred()
+        self._passing.chainDeferred(over)
+        return over
+
     async def stop(self) -> None:
         """Try once more; what the store does not take now is logged and lost with the process."""
         if self._call is not None:

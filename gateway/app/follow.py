@@ -18,19 +18,17 @@ the one before: it then asks again, and is answered with a gap and a snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from gateway.app.hub import Hub
 from gateway.app.logreader import EVENT_BYTES, Hole, LogReader, LogView
-from gateway.core.events import Event
-from gateway.core.frames import encode
+from gateway.app.logshapes import Reading, Wish, end_of, put_off, run_event, shown
 from gateway.core.resume import Standing, Status, standing
-from gateway.core.run import RunOutcome, RunOutput, lifecycle_end
+from gateway.core.run import RunOutput
 from gateway.errors import InvalidRequest, StoreError, Unavailable
 from gateway.interfaces import IClock, IConnection
 from gateway.metrics import Metrics
@@ -59,7 +57,7 @@ RETRY_S: Final = 1.0
 class Follow:
     """One run as one connection follows it."""
 
-    __slots__ = ("connection", "epoch", "failing", "reading", "run_id", "seq", "turn")
+    __slots__ = ("connection", "epoch", "reading", "run_id", "seq", "turn")
 
     def __init__(
         self, connection: IConnection, run_id: str, position: Position, turn: DeferredLock
@@ -72,16 +70,6 @@ class Follow:
         """Held by that follow of the connection which reads."""
         self.reading: Deferred[None] | None = None
         """Its catching up, while it does."""
-        self.failing = False
-        """Whether the store did not give what it asked for last."""
-
-
-class Wish(msgspec.Struct, frozen=True):
-    """What a client asks of one log: the events behind a position, at most so many in the answer."""
-
-    run_id: str
-    after: Position | None
-    limit: int
 
 
 class Follows:
@@ -123,7 +111,7 @@ class Follows:
             self.unfollow(conn_id, wish.run_id)
             reading = await self._answer(wish, room)
             if reading.size > room and answers:
-                reading = _put_off(wish, reading)
+                reading = put_off(wish, reading)
             room = max(0, room - reading.size)
             answers.append(reading.answer)
             if reading.position is not None:
@@ -166,7 +154,7 @@ class Follows:
             if follow.seq != seq - 1 or follow.epoch != run.epoch or follow.connection.waiting:
                 self._catch_up(follow)
                 continue
-            event = event or _event(run.run_id, run.epoch, output)
+            event = event or run_event(run.run_id, run.epoch, output)
             follow.seq = seq
             follow.connection.deliver_direct(event)
             if output.outcome is not None:
@@ -174,7 +162,7 @@ class Follows:
 
     # -- answering
 
-    async def _answer(self, wish: Wish, max_bytes: int) -> _Reading:
+    async def _answer(self, wish: Wish, max_bytes: int) -> Reading:
         """Answer a wish with so many bytes of events. Raises Unavailable."""
         try:
             reading = await self._read(wish, max_bytes)
@@ -185,10 +173,10 @@ class Follows:
         self._metrics.log_read(str(reading.answer["status"]))
         return reading
 
-    async def _read(self, wish: Wish, max_bytes: int) -> _Reading:
+    async def _read(self, wish: Wish, max_bytes: int) -> Reading:
         view = await self._reader.view(wish.run_id)
         if view is None:
-            return _Reading({"runId": wish.run_id, "status": Status.UNKNOWN, "events": []})
+            return Reading({"runId": wish.run_id, "status": Status.UNKNOWN, "events": []})
         status, seq = standing(wish.after, view.epoch, view.first_seq, view.last_seq)
         evicted, size = view.first_seq - 1, 0
         events: tuple[RunEvent, ...] = ()
@@ -204,7 +192,7 @@ class Follows:
             "runId": wish.run_id,
             "status": status,
             "epoch": view.epoch,
-            "events": [_shown(event) for event in events],
+            "events": [shown(event) for event in events],
             "next": {"epoch": view.epoch, "seq": seq},
         }
         if status is Status.GAP:
@@ -214,7 +202,7 @@ class Follows:
             size = len(text) if text.isascii() else 4 * len(text)
         size += sum(len(event.data) + EVENT_BYTES for event in events)
         over = view.state.terminal and seq >= view.last_seq
-        return _Reading(answer, None if over else Position(epoch=view.epoch, seq=seq), size)
+        return Reading(answer, None if over else Position(epoch=view.epoch, seq=seq), size)
 
     # -- following
 
@@ -287,6 +275,7 @@ class Follows:
     async def _carry_on(self, follow: Follow) -> None:
         """Send what lies behind the cursor, page by page, until it is live or the log has ended."""
         pause: float | None = 0.0
+        failing = False
         while pause is not None:
             if pause:
                 await self._sleep(pause)
@@ -294,7 +283,15 @@ class Follows:
                 await self._sleep(0)
                 while follow.connection.waiting:
                     await self._sleep(BUSY_S)
-                pause = await self._send_page(follow)
+                try:
+                    pause, events = await self._next_page(follow)
+                    failing = False
+                except StoreError as error:
+                    if not failing:  # once, not every second
+                        text = "run {run} was not read: {error}"
+                        self._log.warn(text, run=follow.run_id, error=error)
+                    pause, events, failing = RETRY_S, (), True
+                self._send(follow, events)
             if not self._is_followed(follow):
                 return
         follow.reading = None
@@ -304,25 +301,12 @@ class Follows:
     def _sleep(self, seconds: float) -> Deferred[None]:
         return deferLater(self._clock, seconds, lambda: None)
 
-    async def _send_page(self, follow: Follow) -> float | None:
-        """Send the next events; return after how long to look for more, None if there is nothing left."""
-        try:
-            pause, events = await self._next_page(follow)
-        except StoreError as error:
-            if not follow.failing:  # once, not every second
-                self._log.warn("run {run} was not read: {error}", run=follow.run_id, error=error)
-            follow.failing = True
-            return RETRY_S
-        follow.failing = False
-        self._send(follow, events)
-        return pause
-
     def _send(self, follow: Follow, events: Iterable[RunEvent]) -> None:
         # Sending may end the connection and with it the follow, which must not cancel what is running.
         reading, follow.reading = follow.reading, None
         for event in events:
             follow.epoch, follow.seq = event.epoch, event.seq
-            follow.connection.deliver_direct(_event(event.run_id, event.epoch, event))
+            follow.connection.deliver_direct(run_event(event.run_id, event.epoch, event))
         follow.reading = reading
 
     async def _next_page(self, follow: Follow) -> tuple[float | None, Sequence[RunEvent]]:
@@ -351,56 +335,6 @@ class Follows:
             if view.last_seq:  # else the first event will tell
                 events = await self._reader.page(view, view.last_seq - 1, 1, PAGE_BYTES)
         except Hole:
-            events = () if view.outcome is None else (_end_of(view, view.outcome),)
+            events = () if view.outcome is None else (end_of(view, view.outcome),)
         follow.epoch, follow.seq = view.epoch, view.last_seq
         return 0.0, events
-
-
-class _Reading(NamedTuple):
-    """An answer, where to follow on from (None: nothing comes), and about how large it is."""
-
-    answer: dict[str, Any]
-    position: Position | None = None
-    size: int = 0
-
-
-def _put_off(wish: Wish, reading: _Reading) -> _Reading:
-    """Return an answer without the snapshot that would make it too large: the client will ask for it.
-
-    It follows from where it stands, and finds there that it can not read on; unless it stands behind the
-    end of this log, where no event would tell it.
-    """
-    there = Position(**reading.answer["next"])
-    at = wish.after or Position(epoch=there.epoch, seq=0)
-    if at.epoch == there.epoch and at.seq >= there.seq:
-        return reading
-    answer = {
-        "runId": wish.run_id,
-        "status": Status.REPLAY,
-        "epoch": at.epoch,
-        "events": [],
-        "next": {"epoch": at.epoch, "seq": at.seq},
-    }
-    return _Reading(answer, at)
-
-
-def _end_of(view: LogView, outcome: RunOutcome) -> RunEvent:
-    """Return the last event of a log that lacks it, as the run's record tells it."""
-    return RunEvent(
-        run_id=view.run_id,
-        epoch=view.epoch,
-        seq=view.last_seq,
-        stream="lifecycle",
-        data=encode(lifecycle_end(outcome)),
-        ts_ms=outcome.ended_at_ms,
-    )
-
-
-def _event(run_id: str, epoch: str, event: RunEvent | RunOutput) -> Event:
-    return Event("run.event", {"runId": run_id, "epoch": epoch, **_shown(event)})
-
-
-def _shown(event: RunEvent | RunOutput) -> dict[str, Any]:
-    """Return an event as answers have it; its data are JSON text already."""
-    data = msgspec.Raw(event.data)
-    return {"seq": event.seq, "stream": event.stream, "data": data, "ts": event.ts_ms}

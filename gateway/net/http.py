@@ -7,7 +7,7 @@ GET, HEAD              answer
 /                      the page of gateway/ui/index.html
 /health, /healthz      200 ``{ok, status: "live"}``, 503 ``{ok: false, status: "stalled"}``
 /ready, /readyz        200 or 503 ``{ready}``; to trusted callers also ``failing``, ``uptimeMs`` and,
-                       while not ready, ``state: "starting" | "degraded"``, ``reasons`` by name;
+                       while not ready, ``state: "starting" | "degraded" | "draining"``, ``reasons`` by name;
                        ``eventLoop`` where it is watched
 /startup, /startupz    200 or 503 ``{ok, status: "started" | "starting"}``; to trusted callers also
                        ``version``, ``uptimeMs`` and, while starting, ``pendingReason``
@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
@@ -147,11 +147,17 @@ class Ready(_Readable):
         if is_trusted(request, self._authorize):
             value |= {"failing": failing, "uptimeMs": self._probes.uptime_ms()}
             if failing:
-                value["state"] = "degraded" if self._probes.started() else "starting"
+                value["state"] = _state(failing, started=self._probes.started())
                 value["reasons"] = self._probes.reasons()
             if (event_loop := self._probes.event_loop()) is not None:
                 value["eventLoop"] = event_loop
         return json(request, 503 if failing else 200, value)
+
+
+def _state(failing: Sequence[str], *, started: bool) -> str:
+    if "draining" in failing:
+        return "draining"
+    return "degraded" if started else "starting"
 
 
 class Startup(_Readable):

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.app.context import Context
-from gateway.app.follow import MAX_FOLLOWED, Wish
+from gateway.app.follow import MAX_FOLLOWED
 from gateway.app.hub import MAX_WATCHED_SESSIONS
+from gateway.app.logshapes import Wish
 from gateway.core.access import READ
 from gateway.core.params import NonEmpty, Params, given
 from gateway.model import Position

@@ -14,6 +14,8 @@ from gateway.model import Message, RunEvent, RunRecord, Session, TurnEnd
 class BriefStore:
     """For tests with very many runs: what it answers is right, and it does not grow with them."""
 
+    failing: str | None = None
+
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.runs: dict[str, RunRecord] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from gateway.app.ends import Ends, outcome_of
 from gateway.app.stopping import stop_runs
@@ -376,3 +376,63 @@ def test_the_outcome_of_an_open_run() -> None:
         state=RunState.RUNNING,
     )
     assert outcome_of(running) is None
+
+
+# -- the order of a session
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["at once", "in time"])
+def test_a_message_comes_after_the_answer_before_it(gate: Gate, hangs: bool) -> None:
+    """A message that is accepted when the store works again stands behind the answer that waited."""
+    gate.client().send("one")
+    end_badly(gate, text="answer to one")
+    gate.store.failing.clear()
+    if hangs:
+        gate.store.hanging.add("finish_turn")
+    sent = gate.client().send("two", run="r2")
+    again = gate.client().send("three", run="r3")
+    gate.store.release()
+    gate.turn()
+
+    assert sent.payload["status"] == again.payload["status"] == "started"
+    assert gate.messages() == [
+        ("user", "one"),
+        ("assistant", "answer to one"),
+        ("user", "two"),
+        ("user", "three"),
+    ]
+    assert gate.backend.started == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["at once", "in time"])
+def test_a_run_that_waited_sees_the_answer_before_it(gate: Gate, hangs: bool) -> None:
+    """A run whose turn comes when the store works again begins when the answer before it is stored."""
+    client = gate.client()
+    client.send("one")
+    client.send("two", run="r2")
+    gate.store.failing["update_run"] = FULL
+    end_badly(gate, text="answer to one")
+    gate.store.failing.clear()
+    if hangs:
+        gate.store.hanging.add("finish_turn")
+    gate.clock.advance(1)
+    gate.store.release()
+    gate.turn()
+
+    assert gate.backend.started == ["r1", "r2"]
+    assert ("assistant", "answer to one") in gate.messages()
+    gate.clock.pump([1] * 10)
+
+
+def test_an_end_that_can_not_be_stored_holds_nothing_up(gate: Gate) -> None:
+    """Where the store refuses an end and takes everything else, the session goes on without it."""
+    gate.client().send("one")
+    end_badly(gate)
+    finish_turn = gate.store.finish_turn
+    gate.store.failing.clear()
+    gate.store.finish_turn = lambda end: fail(StoreError("not this one"))
+    sent = gate.client().send("two", run="r2")
+    gate.store.finish_turn = finish_turn
+
+    assert sent.payload["status"] == "started"
+    assert gate.backend.started == ["r1", "r2"]

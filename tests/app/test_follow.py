@@ -42,24 +42,18 @@ def test_following_live(gate: Gate) -> None:
     assert gate.services.follows._live == {}
 
 
-def test_followers_share_one_encoding(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_followers_share_one_encoding(gate: Gate) -> None:
     """An event is encoded once for all who follow its run live."""
     begin(gate)
-    followers = [gate.client(protocol) for protocol in (3, 4, 4)]
-    for each in followers:
-        each.ok("runs.follow", {"runId": "r1"})
-    made: list[Any] = []
-    real = follow._event
-
-    def counted(*args: Any) -> Any:
-        made.append(args)
-        return real(*args)
-
-    monkeypatch.setattr(follow, "_event", counted)
+    sent: list[Any] = []
+    for protocol in (3, 4, 4):
+        follower = gate.client(protocol)
+        follower.ok("runs.follow", {"runId": "r1"})
+        setattr(follower.connection, "deliver_direct", sent.append)  # noqa: B010
     say(gate, "a")
 
-    assert [told(each) for each in followers] == [[2]] * 3
-    assert len(made) == 1
+    assert len(sent) == 3
+    assert sent[0] is sent[1] is sent[2]
 
 
 def test_unfollow(gate: Gate) -> None:

@@ -71,6 +71,9 @@ def test_probes_of_a_gateway_that_is_degraded(web: Web) -> None:
         assert (answer.status, answer.json()) == (503, {"ready": False})
     web.probes.is_started = False
     assert web.ask(head("/readyz")).json()["state"] == "starting"
+    web.probes.broken = ["draining"]
+    assert web.ask(head("/readyz")).json()["state"] == "draining"
+    web.probes.broken = ["store"]
     assert (
         web.ask(head("/startupz")).json()["pendingReason"]
         == f"store: {web.probes.because['store']}"
