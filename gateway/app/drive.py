@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
-from gateway.app.deferreds import Link
+from gateway.app.deferreds import Link, let_go
 from gateway.app.ends import Ends
 from gateway.app.question import Question
 from gateway.app.runlog import RunLog
@@ -233,7 +233,7 @@ class Drive:
         link = self._link = Link(self._done)
         work = maybeDeferred(agent.backend.start, request, sink)
         if run.state.terminal:
-            _let_go(work, run.run_id)  # what it said before it returned ended the run
+            let_go(work, run.run_id)  # what it said before it returned ended the run
         else:
             self._work = work
         work.addBoth(link)
@@ -288,7 +288,7 @@ class Drive:
         if link is not None:
             link.cut()
         if work is not None:
-            _let_go(work, self.run.run_id)
+            let_go(work, self.run.run_id)
 
     def _stop_timeout(self) -> None:
         timeout, self._timeout = self._timeout, None
@@ -395,11 +395,3 @@ def _countable(usage: Any) -> bool:
         return True
     counts = (usage.input_tokens, usage.output_tokens)
     return all(not isinstance(count, int) or 0 <= count <= MAX_TOKENS for count in counts)
-
-
-def _let_go(work: Deferred[Any], run_id: str) -> None:
-    """Cancel a backend's work; one that does not know how to be cancelled ends nothing but itself."""
-    try:
-        work.cancel()
-    except Exception:
-        _log.failure("run {run}: its backend could not be cancelled", run=run_id)
