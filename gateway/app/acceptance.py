@@ -157,7 +157,11 @@ class Acceptance:
             self._end_unstored(run, "the session could not be opened")
             raise
         run.session_id = session.session_id
-        runs.announce(runs.sessions.accepted, session, message, run)
+        if message is not None:
+            drive.question.put(message)
+        if drive.noted:
+            drive.question.tell()
+        runs.announce(runs.sessions.accepted, session, run)
         drive.accept()
         return Started(
             run.run_id,

@@ -70,3 +70,11 @@ class Link:
     def cut(self) -> None:
         """Let go of the target."""
         self._target = None
+
+
+def let_go(work: Deferred[Any], run_id: str) -> None:
+    """Cancel a backend's work; one that does not know how to be cancelled ends nothing but itself."""
+    try:
+        work.cancel()
+    except Exception:
+        _log.failure("run {run}: its backend could not be cancelled", run=run_id)

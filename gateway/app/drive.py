@@ -23,8 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
-from gateway.app.deferreds import Link
+from gateway.app.deferreds import Link, let_go
 from gateway.app.ends import Ends
+from gateway.app.question import Question
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
@@ -98,6 +99,7 @@ class Drive:
         """Whether the store has it; an abort before that waits for it."""
         self.noted = noted
         self._expires_at = expires_at
+        self.question = Question(host.sessions, run, stored=stored_epoch is not None and not rerun)
         self._stored_epoch = stored_epoch or run.epoch
         """The epoch that its log has in the store."""
         self._moved_from: str | None = None
@@ -180,7 +182,8 @@ class Drive:
             return msgspec.structs.replace(current, **values)
 
         link = self._link = Link(lambda result: self._noted(result, agent))
-        maybeDeferred(host.store.update_run, run.run_id, noted).addBoth(link)
+        asked = self.question.look_up()  # of a run that is aborted meanwhile the note is refused
+        asked.addCallback(lambda _: host.store.update_run(run.run_id, noted)).addBoth(link)
 
     def _noted(self, result: RunRecord | Failure | None, agent: Agent | None) -> None:
         """The store has noted that the run starts, or has not."""
@@ -214,6 +217,7 @@ class Drive:
         """Give the run to its agent."""
         run, host = self.run, self._host
         self._began_at = host.clock.seconds()
+        self.question.tell()
         host.dispatch(run.start(host.clock.now_ms()))
         if run.state.terminal:
             return  # a listener ended it
@@ -229,7 +233,7 @@ class Drive:
         link = self._link = Link(self._done)
         work = maybeDeferred(agent.backend.start, request, sink)
         if run.state.terminal:
-            _let_go(work, run.run_id)  # what it said before it returned ended the run
+            let_go(work, run.run_id)  # what it said before it returned ended the run
         else:
             self._work = work
         work.addBoth(link)
@@ -260,6 +264,7 @@ class Drive:
         if not outputs:
             return
         self._release()
+        self.question.look_up()
         outcome = outputs[-1].outcome
         assert outcome is not None
         usage = outcome.usage
@@ -283,7 +288,7 @@ class Drive:
         if link is not None:
             link.cut()
         if work is not None:
-            _let_go(work, self.run.run_id)
+            let_go(work, self.run.run_id)
 
     def _stop_timeout(self) -> None:
         timeout, self._timeout = self._timeout, None
@@ -346,7 +351,7 @@ class Drive:
                 else:
                     announce(messages)
             else:
-                sessions.announce_answer(key, agent_id, messages)
+                sessions.announce_messages(key, agent_id, messages)
 
         def failed(failure: Failure) -> None:
             _log.failure("run {run}: its end was not stored", failure=failure, run=run_id)
@@ -367,6 +372,7 @@ class Drive:
         self, outputs: list[RunOutput], outcome: RunOutcome, messages: tuple[Message, ...]
     ) -> None:
         run = self.run
+        self.question.tell()
         for output in outputs:
             self._host.dispatch(output)
         ours = outcome.state is not RunState.DONE and outcome.stop_reason
@@ -389,11 +395,3 @@ def _countable(usage: Any) -> bool:
         return True
     counts = (usage.input_tokens, usage.output_tokens)
     return all(not isinstance(count, int) or 0 <= count <= MAX_TOKENS for count in counts)
-
-
-def _let_go(work: Deferred[Any], run_id: str) -> None:
-    """Cancel a backend's work; one that does not know how to be cancelled ends nothing but itself."""
-    try:
-        work.cancel()
-    except Exception:
-        _log.failure("run {run}: its backend could not be cancelled", run=run_id)

@@ -214,7 +214,7 @@ class Ends:
             return True
         self.stored(run.run_id)
         self._log.info("run {run}: its end is stored now", run=run.run_id)
-        self._sessions.announce_answer(run.session_key, run.agent_id, messages)
+        self._sessions.announce_messages(run.session_key, run.agent_id, messages)
         return True
 
     async def _answer_of(self, end: TurnEnd) -> tuple[Message, ...]:

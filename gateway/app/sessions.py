@@ -29,6 +29,9 @@ ANSWER_PAGE = 50
 ANSWER_PAGES = 200
 """How far back in a transcript the answer of a run is looked for."""
 
+QUESTION_PAGES = 10
+"""The same for the message of a run that waits: behind it stand only others that wait, and notes."""
+
 
 class Sessions:
     """The sessions of all agents."""
@@ -78,10 +81,8 @@ class Sessions:
 
         return change
 
-    def accepted(self, session: Session, message: Message | None, run: Run) -> None:
-        """Announce that a session got a message and a run."""
-        if message is not None:
-            self.announce_message(session, message)
+    def accepted(self, session: Session, run: Run) -> None:
+        """Announce that a session got a run."""
         self.announce(session, reason="send", run_id=run.run_id)
 
     def answer_of(self, run: Run, outcome: RunOutcome) -> tuple[Message, ...]:
@@ -111,7 +112,7 @@ class Sessions:
     def ended(self, run: Run, outcome: RunOutcome, messages: Sequence[Message]) -> None:
         """Announce what a run's end changed, to those who follow sessions."""
         key = run.session_key
-        self.announce_answer(key, run.request.agent_id, messages)
+        self.announce_messages(key, run.request.agent_id, messages)
         if not self._hub.session_followers(key, watched=False):
             return
         phase, run_id = "error" if outcome.state is RunState.FAILED else "end", run.run_id
@@ -143,19 +144,27 @@ class Sessions:
 
     async def answer_text(self, session_id: str, run_id: str) -> str:
         """Return the text a run answered with, as the transcript has it; empty if it is not there."""
+        found = await self._messages_of(session_id, run_id, ANSWER_PAGES)
+        answers = [message for message in found if message.role == "assistant"]
+        return text_of(answers[-1].content) if answers else ""
+
+    async def question_of(self, session_id: str, run_id: str) -> Message | None:
+        """Return the message of a run that has not started, as the transcript has it."""
+        found = await self._messages_of(session_id, run_id, QUESTION_PAGES)
+        return found[0] if found else None
+
+    async def _messages_of(self, session_id: str, run_id: str, pages: int) -> list[Message]:
+        """Return the messages of a run that stand on the last page which has any."""
         before: int | None = None
-        for _ in range(ANSWER_PAGES):
+        for _ in range(pages):
             page: tuple[Message, ...] = await self._store.list_messages(
                 session_id, limit=ANSWER_PAGE, before_seq=before
             )
             found = [message for message in page if message.run_id == run_id]
-            answers = [message for message in found if message.role == "assistant"]
-            if answers:
-                return text_of(answers[-1].content)
             if found or not page:
-                break  # its message has no answer behind it
+                return found
             before = page[0].seq
-        return ""
+        return []
 
     async def inject(self, key: str, text: str, label: str | None) -> str:
         """Append an assistant message to a transcript and show it; return its id."""
@@ -181,7 +190,7 @@ class Sessions:
         shown = text_of(stored.content)
         event = chat_end(outcome.run_id, key, session.agent_id, 0, outcome, shown)
         self._hub.broadcast_session(event, key)
-        self.announce_message(session, stored)
+        self.announce_messages(key, session.agent_id, (stored,))
         return message.message_id
 
     async def touch(self, key: str) -> None:
@@ -332,14 +341,10 @@ class Sessions:
             payload["runId"] = run_id
         self._hub.send_to(Event("sessions.changed", payload), followers, session.key)
 
-    def announce_answer(self, key: str, agent_id: str, messages: Sequence[Message]) -> None:
-        """Send the messages of a run's answer to those who follow this session or all."""
+    def announce_messages(self, key: str, agent_id: str, messages: Sequence[Message]) -> None:
+        """Send each as ``session.message`` to those who follow this session or all."""
         for message in messages:
             self._message_event(key, agent_id, message)
-
-    def announce_message(self, session: Session, message: Message) -> None:
-        """Send ``session.message`` to those who follow this session or all."""
-        self._message_event(session.key, session.agent_id, message)
 
     def _message_event(self, key: str, agent_id: str, message: Message) -> None:
         followers = self._hub.session_followers(key, watched=True)

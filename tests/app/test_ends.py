@@ -233,7 +233,7 @@ class Shelf:
         result.callback(end.messages)
         return result
 
-    def announce_answer(self, key: str, agent_id: str, messages: tuple[Message, ...]) -> None:
+    def announce_messages(self, key: str, agent_id: str, messages: tuple[Message, ...]) -> None:
         if self.deaf:
             self.deaf = False
             raise ZeroDivisionError

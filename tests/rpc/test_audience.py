@@ -264,7 +264,6 @@ class Audience(RuleBasedStateMachine):
         if peer.writes:
             canonical = SPELLINGS[key]
             self.stored.add(canonical)
-            self.happen("session.message", canonical, "user")
             self.happen("sessions.changed", canonical, "send")
 
     @rule(number=st.integers(0, 50), key=KEYS)
@@ -409,6 +408,8 @@ class Audience(RuleBasedStateMachine):
         for output in self.outputs:
             run, key = output.run, output.run.session_key
             mark = (run.run_id, output.seq)
+            if output.seq == 1:  # it starts, or ends without
+                self.happen("session.message", key, "user")
             event = "tool" if output.stream == "tool" else "agent"
             self.happened.append(Happening(event, key, self.starters[run.run_id], mark))
             self.happen("run.event", "", *mark)
