@@ -88,7 +88,7 @@ def makeService(options: Options) -> IService:
         gateway = _gateway(options)
         if parent is not None:
             gateway.take(forks=not parent.get("nodaemon", True))
-            gateway.reactor.addSystemEventTrigger("before", "shutdown", _take_signals, gateway)
+            gateway.reactor.addSystemEventTrigger("after", "startup", _take_signals, gateway)
     except StartError as error:
         raise SystemExit(f"gateway: {error}") from error
     from gateway.service import make_gateway
@@ -97,13 +97,25 @@ def makeService(options: Options) -> IService:
 
 
 def _take_signals(gateway: GatewayService) -> None:
-    """Let a second signal hurry the stop; the reactor would log that it can't be stopped twice."""
+    """Handle signals in the loop's turn; the second one hurries the stop.
 
-    def again(number: int, stack: object) -> None:
-        gateway.reactor.callFromThread(gateway.shutdown.hurry)
+    The reactor's own handlers write to the log at once, and fail where a line is just being written; and
+    the second of them would log that a reactor can't be stopped twice.
+    """
+    reactor = gateway.reactor
+    stopping = False
+
+    def handle(number: int) -> None:
+        nonlocal stopping
+        if stopping or gateway.shutdown.order is not None:
+            gateway.shutdown.hurry()
+            return
+        stopping = True
+        stop = reactor.sigInt if number == signal.SIGINT else reactor.sigTerm
+        stop(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, again)
+        signal.signal(number, lambda number, stack: reactor.callFromThread(handle, number))
 
 
 def _gateway(options: Options) -> GatewayService:
