@@ -124,8 +124,7 @@ class Ends:
         if self._store.failing or all(each.asked for each in mine):
             return None
         if self._passing is None:
-            if self._call is not None:
-                self._call.cancel()
+            self._unschedule()
             self._begin()
         if self._passing is None:
             return None  # it was over at once
@@ -135,9 +134,7 @@ class Ends:
 
     async def stop(self) -> None:
         """Try once more; what the store does not take now is logged and lost with the process."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        self._unschedule()
         if self._passing is not None:
             await self._passing
         await self._pass()
@@ -165,6 +162,11 @@ class Ends:
         if self._call is None and self._passing is None:
             pause = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
             self._call = self._clock.callLater(pause, self._begin)
+
+    def _unschedule(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
 
     def _begin(self) -> None:
         self._call = None
