@@ -19,6 +19,7 @@ from msgspec.structs import fields, replace
 
 from gateway import settings
 from gateway.errors import ConfigError
+from gateway.limits import LimitsConfig, Seconds, Table
 from gateway.settings import FieldDoc, convert, find_secrets, one_line
 
 S = TypeVar("S", bound=Struct)
@@ -28,16 +29,8 @@ _AGENT_ID = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 _SECRET_FILE_BYTES = 65_536
 
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
 
-
-class _Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class SecretRef(_Table, frozen=True, omit_defaults=True):
+class SecretRef(Table, frozen=True, omit_defaults=True):
     """Where a secret lies, instead of the secret: exactly one of the two keys."""
 
     env: str | None = None
@@ -53,7 +46,7 @@ class SecretRef(_Table, frozen=True, omit_defaults=True):
 Secret = str | SecretRef
 
 
-class ServerConfig(_Table, frozen=True):
+class ServerConfig(Table, frozen=True):
     """Where the gateway listens, and whom it believes."""
 
     listen: Annotated[list[str], Meta(min_length=1)] = msgspec.field(
@@ -78,7 +71,7 @@ class ServerConfig(_Table, frozen=True):
                 ) from None
 
 
-class AuthConfig(_Table, frozen=True):
+class AuthConfig(Table, frozen=True):
     """How those who connect prove that they may."""
 
     mode: Literal["none", "token", "password", "trusted-proxy"] = "token"
@@ -95,7 +88,7 @@ class AuthConfig(_Table, frozen=True):
             raise ValueError('mode "password" needs the key "password"')
 
 
-class StoreConfig(_Table, frozen=True):
+class StoreConfig(Table, frozen=True):
     """Where sessions, transcripts and runs are kept."""
 
     url: str | None = None
@@ -110,80 +103,7 @@ class StoreConfig(_Table, frozen=True):
     """Bytes of disk that the logs of ended runs may take, the oldest events go first; 0 sets no limit."""
 
 
-class LimitsConfig(_Table, frozen=True):
-    """Every cap of the gateway."""
-
-    handshake_timeout_s: Seconds = 15.0
-    """Time to finish the handshake once the challenge has been written, in seconds."""
-    preauth_payload_bytes: Bytes = 65_536
-    """Largest message before authentication, in bytes."""
-    preauth_queue_frames: Count = 15
-    """Messages that may wait while the handshake is being decided."""
-    preauth_connections_per_address: Count = 32
-    """Connections of one address that may be unauthenticated at once."""
-    preauth_connections_loopback: Count = 1000
-    """The same for loopback addresses, which local clients and proxies share."""
-    connections_max: Count = 20_000
-    """Connections at once."""
-    connections_per_principal: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    """Connections of one identity at once, loopback excepted; 0 is unlimited."""
-    closed_connections_max: Count = 1000
-    """Ended connections remembered, and as many again that ended before they were authenticated."""
-    closed_connections_ttl_s: Seconds = 86_400.0
-    """How long an ended connection is remembered, in seconds."""
-    request_queue: Count = 256
-    """Requests of one connection that may be in work at once; more are not read, or answered busy."""
-    payload_bytes: Bytes = 26_214_400
-    """Largest message of an authenticated connection, in bytes."""
-    attachment_bytes: Bytes = 5_000_000
-    """Largest attachment of a message, decoded, in bytes."""
-    outbox_bytes: Bytes = 16_777_216
-    """Bytes that may wait for one slow client before it is closed."""
-    outbox_total_bytes: Annotated[int, Meta(ge=1024, le=1 << 40)] = 268_435_456
-    """Bytes that may wait for all clients together; beyond, those who hold most give first."""
-    outbox_age_s: Seconds = 120.0
-    """How long the oldest of them may wait, in seconds."""
-    close_grace_s: Seconds = 1.0
-    """Time a peer has to answer a close before the socket is aborted, in seconds."""
-    drain_grace_s: Seconds = 3.0
-    """Time that runs have to end, and connections are closed in, when the gateway stops, in seconds."""
-    tick_interval_s: Seconds = 30.0
-    """Interval of the tick event, in seconds."""
-    ping_silence_s: Seconds = 20.0
-    """Silence of a peer after which it is sent a ping, in seconds."""
-    ping_timeout_s: Seconds = 20.0
-    """Time a peer has to show progress after a ping, in seconds."""
-    delta_interval_ms: Annotated[int, Meta(ge=75, le=150)] = 100
-    """Least time between two increments of one stream of a run, in milliseconds."""
-    lane_depth: Count = 16
-    """Runs that may be queued in one session behind the one that runs."""
-    queued_ttl_s: Seconds = 3600.0
-    """How long a message may wait for its turn, restarts included, in seconds; then it is not run."""
-    run_timeout_s: Seconds = 600.0
-    """How long a run may take where its agent and its request do not say, in seconds."""
-    run_timeout_max_s: Seconds = 86_400.0
-    """Longest time that a request may ask for a run, in seconds."""
-    idempotency_ttl_s: Seconds = 300.0
-    """How long the answer to an idempotency key is remembered, in seconds."""
-    idempotency_max: Count = 1000
-    """Idempotency keys remembered at once."""
-    presence_max: Count = 200
-    """Presence entries at once."""
-    presence_ttl_s: Seconds = 300.0
-    """How long a presence entry lives without being refreshed, in seconds."""
-    voice_sessions_max: Count = 200
-    """Sessions whose last voice transcript is remembered."""
-    voice_identities_max: Count = 1000
-    """Identities of voice transcripts remembered at once."""
-    loop_lag_ms: Annotated[int, Meta(ge=20, le=60_000)] = 50
-    """How long one callback may hold the event loop before the log says which, in milliseconds."""
-    log_files: Annotated[int, Meta(ge=1, le=1000)] = 14
-    """Log files kept."""
-    log_file_bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)] = 100_000_000
-    """Size at which a day's log continues in another file, in bytes."""
-
-
-class AgentConfig(_Table, frozen=True):
+class AgentConfig(Table, frozen=True):
     """What the tables of all agents share; each backend adds its own keys."""
 
     backend: str = "demo"
@@ -202,7 +122,7 @@ def _default_agents() -> dict[str, dict[str, Any]]:
     return {"main": {"backend": "demo"}}
 
 
-class Config(_Table, frozen=True):
+class Config(Table, frozen=True):
     """The whole file."""
 
     server: ServerConfig = ServerConfig()

@@ -15,6 +15,10 @@ from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
 from gateway.model import (
+    ApprovalRequest,
+    Attachment,
+    Compaction,
+    Decision,
     Device,
     DeviceToken,
     EventSpan,
@@ -226,6 +230,21 @@ class IRunSink(Interface):
     def history(limit: int) -> Deferred[tuple[Message, ...]]:
         """Return the transcript before this run's own message, for a backend that starts afresh."""
 
+    def ask(request: ApprovalRequest) -> Deferred[Decision | None]:
+        """Ask an operator; None if nobody could decide, or nobody did in time.
+
+        The end of the run answers None; cancel the Deferred to take the question back.
+        """
+
+    def bind(agent_session: str | None) -> None:
+        """Remember the backend's own name of this conversation: later runs of the session get it back."""
+
+    def compacted(compaction: Compaction) -> Deferred[None]:
+        """Note in the transcript that older turns were summarised; they stay in it.
+
+        From then on :meth:`history` gives the summary in their place.
+        """
+
 
 class IAgentBackend(IService):
     """An agent that runs turns. A service: started before the first run, stopped after the last."""
@@ -253,6 +272,27 @@ class IWorkerBackend(Interface):
 
         Texts and numbers only, no secrets: who may read sessions sees them. Called while the run goes
         on; it must not block.
+        """
+
+    def workers() -> Sequence[Mapping[str, Any]]:
+        """Return the same facts of every process there is or should be, for people."""
+
+
+class ISteerableBackend(Interface):
+    """What a backend may provide beside IAgentBackend, if a run that goes on can be told more."""
+
+    def steer(run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
+        """Give a running run another message of the user; whether its agent took it."""
+
+
+class ICompactingBackend(Interface):
+    """What a backend may provide beside IAgentBackend, if it can shorten a conversation when told to."""
+
+    def compact(request: RunRequest, sink: IRunSink) -> Deferred[Compaction | None]:
+        """Summarise the older turns of the request's session; None if there is nothing to shorten.
+
+        ``request.text`` is what the summary should heed, or empty. Called while no run of the session
+        goes on. Fails with :class:`gateway.errors.BackendError`.
         """
 
 

@@ -12,7 +12,6 @@ import pytest
 from gateway.config import (
     AgentConfig,
     Config,
-    LimitsConfig,
     LoadedConfig,
     Secret,
     SecretRef,
@@ -25,6 +24,7 @@ from gateway.config import (
     resolve_secret,
 )
 from gateway.errors import ConfigError
+from gateway.limits import LimitsConfig
 
 
 class ToolAgent(AgentConfig, frozen=True, kw_only=True):

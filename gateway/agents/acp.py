@@ -103,6 +103,10 @@ class AcpBackend(Service):
             facts["pid"] = worker.pid
         return facts
 
+    def workers(self) -> tuple[dict[str, Any], ...]:
+        """Return what is known of the process."""
+        return (self.describe_worker(""),)
+
     def start(self, request: RunRequest, sink: IRunSink) -> Deferred[RunResult]:
         """Run one turn; while the process starts, wait for it.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.config import LimitsConfig
 from gateway.core.access import Peer, effective_scopes
 from gateway.core.events import EVENTS, visible
 from gateway.interfaces import IClock, IEntropy, IStore
+from gateway.limits import LimitsConfig
 from gateway.model import ClientInfo, Principal, Role
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import msgspec
 
 from gateway.app.admission import Admitted
 from gateway.app.context import Caller, Services
-from gateway.config import LimitsConfig
 from gateway.core.access import ADMIN, READ
 from gateway.core.events import ADVERTISED
 from gateway.core.frames import encode
+from gateway.limits import LimitsConfig
 
 
 class Hello:

@@ -16,10 +16,10 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Final, NamedTuple, Self
 
-from gateway.config import LimitsConfig
 from gateway.core.frames import encode
 from gateway.core.registry import Registry
 from gateway.interfaces import IClock
+from gateway.limits import LimitsConfig
 
 MAX_ENTRY_BYTES: Final = 4096
 """Largest entry; in a larger one every text is cut."""

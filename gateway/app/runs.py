@@ -22,12 +22,12 @@ from gateway.app.recovery import Recovery
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.turn import Started, Turn
-from gateway.config import LimitsConfig
 from gateway.core.idempotency import IdempotencyWindow
 from gateway.core.lanes import Lanes
 from gateway.core.run import Run, RunOutcome, RunOutput, Waiter
 from gateway.errors import GatewayError, StoreError, Unavailable
 from gateway.interfaces import IClock, IEntropy, IStore, RunListener
+from gateway.limits import LimitsConfig
 from gateway.metrics import Metrics
 from gateway.model import Message, RunRecord
 

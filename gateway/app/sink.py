@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from gateway.core.run import Run, RunOutput
 from gateway.interfaces import IClock, IRunSink, IStore
-from gateway.model import Message
+from gateway.model import ApprovalRequest, Compaction, Decision, Message
 
 MAX_TEXT_CHARS = 4 * 1024 * 1024
 """The longest answer of one run; beyond it the run fails."""
@@ -89,6 +89,17 @@ class Sink:
         return listed.addCallback(
             lambda messages: tuple(m for m in messages if m.run_id not in unfinished)[-limit:]
         )
+
+    def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:
+        """Ask an operator. There is nobody to ask so far: None."""
+        return succeed(None)
+
+    def bind(self, agent_session: str | None) -> None:
+        """Remember the backend's name of the conversation: not kept so far."""
+
+    def compacted(self, compaction: Compaction) -> Deferred[None]:
+        """Note a summary: not kept so far."""
+        return succeed(None)
 
     def close(self) -> None:
         """The run is over: nothing more is taken."""

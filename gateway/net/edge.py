@@ -10,7 +10,6 @@ from gateway.app.admission import Admission, Admitted
 from gateway.app.context import Caller, Services
 from gateway.app.hello import Hello
 from gateway.app.presence import Presence
-from gateway.config import LimitsConfig
 from gateway.core.access import Peer, is_local_address
 from gateway.core.connect import DoorPolicy, Proven
 from gateway.core.events import Event
@@ -19,6 +18,7 @@ from gateway.core.keepalive import Keepalive
 from gateway.core.outboxes import Outboxes
 from gateway.core.params import given
 from gateway.interfaces import IClock, IEntropy
+from gateway.limits import LimitsConfig
 from gateway.metrics import Metrics
 from gateway.net.port import Deadlines
 from gateway.rpc.dispatch import Dispatcher

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.interfaces import BackendEnvironment, IClock, IRunSink
-from gateway.model import Message, RunRequest
+from gateway.model import ApprovalRequest, Compaction, Decision, Message, RunRequest
 from gateway.testing import FakeEntropy
 
 
@@ -27,6 +27,12 @@ class RecordingSink:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.messages = messages
         self.on_text: Callable[[str], None] = self.parts.append
+        self.asked: list[ApprovalRequest] = []
+        self.decide: Callable[[ApprovalRequest], Deferred[Decision | None]] = lambda _: succeed(
+            None
+        )
+        self.bound: list[str | None] = []
+        self.compactions: list[Compaction] = []
 
     @property
     def said(self) -> str:
@@ -43,6 +49,17 @@ class RecordingSink:
 
     def history(self, limit: int) -> Deferred[tuple[Message, ...]]:
         return succeed(self.messages[-limit:])
+
+    def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:
+        self.asked.append(request)
+        return self.decide(request)
+
+    def bind(self, agent_session: str | None) -> None:
+        self.bound.append(agent_session)
+
+    def compacted(self, compaction: Compaction) -> Deferred[None]:
+        self.compactions.append(compaction)
+        return succeed(None)
 
 
 def run_request(text: str = "hello", **changes: Any) -> RunRequest:

@@ -15,13 +15,14 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from gateway.app.context import Caller, Context
-from gateway.config import Config, LimitsConfig
+from gateway.config import Config
 from gateway.core.access import Peer
 from gateway.core.events import Event
 from gateway.core.frames import Request
 from gateway.core.run import RunOutput
 from gateway.errors import GatewayError
 from gateway.interfaces import IAgentBackend, IConnection, IRunSink
+from gateway.limits import LimitsConfig
 from gateway.model import ClientInfo, ModelInfo, Principal, Role, RunRequest, RunResult
 from gateway.testing import FakeClock, FakeEntropy, memory_gateway, memory_store, result_of
 from gateway.wiring import Wiring

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import LimitsConfig, load
+from gateway.config import load
+from gateway.limits import LimitsConfig
 from tests.cli.ctl import ROOT, one_line, write_config
 from tests.client.scripted import TOKEN
 

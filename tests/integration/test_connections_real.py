@@ -22,9 +22,10 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, globalLogPublisher
 
-from gateway.config import Config, LimitsConfig
+from gateway.config import Config
 from gateway.core.events import Event
 from gateway.errors import CloseCause, CloseCode
+from gateway.limits import LimitsConfig
 from gateway.net.listen import listen
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site

@@ -9,8 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
-from gateway.config import Config, LimitsConfig
+from gateway.config import Config
 from gateway.core.deviceproof import DeviceIdentity, SignedContext
+from gateway.limits import LimitsConfig
 from gateway.net.websocket import GatewayProtocol
 from gateway.testing import TOKEN, FakeClock, memory_gateway
 from gateway.wiring import Wiring
