@@ -67,6 +67,7 @@ TESTED_ELSEWHERE = {
     "net/edge.py": "tests/net/test_websocket.py",
     "net/factory.py": "tests/net/test_websocket.py",
     "net/sending.py": "tests/net/test_websocket.py",
+    "rpc/asking.py": "tests/rpc/test_turns.py",
     "service.py": "tests/integration/test_daemon_service.py",
     "store/changes.py": "tests/store/contract.py",
     "store/devices.py": "tests/store/contract.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.rpc import (
+    agent,
     history,
     inspect,
     listings,
@@ -19,6 +20,17 @@ from gateway.rpc.table import MethodTable
 def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
-    for family in (system, turns, runs, history, sessions, listings, nodes, inspect, maintenance):
+    for family in (
+        system,
+        turns,
+        agent,
+        runs,
+        history,
+        sessions,
+        listings,
+        nodes,
+        inspect,
+        maintenance,
+    ):
         table.include(family.methods)
     return table
