@@ -74,6 +74,7 @@ TESTED_ELSEWHERE = {
     "store/migrate.py": "tests/store/test_schema.py",
     "store/migrations/versions/0001_initial.py": "tests/store/test_schema.py",
     "store/migrations/versions/0002_run_requests.py": "tests/store/test_upgrade.py",
+    "store/migrations/versions/0003_usage.py": "tests/store/test_upgrade.py",
     "store/runs.py": "tests/store/contract_runs.py",
     "store/sessions.py": "tests/store/contract_sessions.py",
     "tap.py": "tests/integration/test_daemon_settings.py",

@@ -172,7 +172,7 @@ class Drive:
         timeout_s = agent.timeout_s if run.request.timeout_s is None else run.request.timeout_s
         if timeout_s > 0:
             self._timeout = host.clock.callLater(timeout_s, self.abort, "timeout")
-        sink = self._sink = self._make_sink()
+        sink = self._sink = self._make_sink(agent.kind)
         request = msgspec.structs.replace(run.request, session_id=run.session_id)
         link = self._link = Link(self._done)
         work = maybeDeferred(agent.backend.start, request, sink)
@@ -182,7 +182,7 @@ class Drive:
             self._work = work
         work.addBoth(link)
 
-    def _make_sink(self) -> Sink:
+    def _make_sink(self, kind: str) -> Sink:
         run, host = self.run, self._host
         lanes, key = host.lanes, run.session_key
         return Sink(
@@ -193,6 +193,7 @@ class Drive:
             emit=host.dispatch,
             overflow=lambda text: self.finish(RunState.FAILED, error=text),
             unfinished=lambda: lanes.runs(key),
+            kind=kind,
         )
 
     def finish(self, state: RunState, **how: Any) -> None:

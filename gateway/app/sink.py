@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
+from gateway.app.bindings import bind
 from gateway.core.run import Run, RunOutput
 from gateway.interfaces import IClock, IRunSink, IStore
 from gateway.model import ApprovalRequest, Compaction, Decision, Message
@@ -34,6 +35,7 @@ class Sink:
         emit: Callable[[RunOutput], None],
         overflow: Callable[[str], None],
         unfinished: Callable[[], Collection[str]],
+        kind: str,
     ) -> None:
         """Make the sink of a run.
 
@@ -41,6 +43,7 @@ class Sink:
         :param overflow: is told why the answer is refused.
         :param unfinished: returns the runs of this session that go or wait: their messages are stored
             already, but are no history yet.
+        :param kind: the backend's name, as the configuration has it.
         """
         self._run: Run | None = run
         self._clock = clock
@@ -49,6 +52,7 @@ class Sink:
         self._emit = emit
         self._overflow: Callable[[str], None] | None = overflow
         self._unfinished = unfinished
+        self._kind = kind
         self._timer: IDelayedCall | None = None
 
     def text(self, delta: str) -> None:
@@ -95,7 +99,9 @@ class Sink:
         return succeed(None)
 
     def bind(self, agent_session: str | None) -> None:
-        """Remember the backend's name of the conversation: not kept so far."""
+        """Remember the backend's name of the conversation with the session, or that it has none."""
+        if self._run is not None:
+            bind(self._store, self._run, self._kind, agent_session)
 
     def compacted(self, compaction: Compaction) -> Deferred[None]:
         """Note a summary: not kept so far."""

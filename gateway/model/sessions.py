@@ -40,6 +40,12 @@ class Session(Struct, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     total_tokens: int = 0
+    context_tokens: int | None = None
+    """Tokens in the agent's context when its last run ended, where it said so."""
+    compactions: int = 0
+    """How often its conversation was shortened."""
+    agent_session: str | None = None
+    """The backend's own name of the conversation; of the gateway alone, it never goes out."""
     parent_key: str | None = None
     last_channel: str | None = None
     created_via: str = "operator"

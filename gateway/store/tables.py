@@ -33,7 +33,7 @@ from gateway.model import Json, RunState, Struct
 
 S = TypeVar("S", bound=Struct)
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 SCHEMA_REVISION = REVISIONS[-1]
 
 
@@ -111,6 +111,9 @@ sessions = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("total_tokens", BigInteger, nullable=False),
+    Column("context_tokens", BigInteger),
+    Column("compactions", BigInteger, nullable=False),
+    Column("agent_session", Text),
     Column("parent_key", Text),
     Column("last_channel", Text),
     Column("created_via", Text, nullable=False),
@@ -138,8 +141,12 @@ messages = Table(
     Column("stop_reason", Text),
     Column("meta", JsonText, nullable=False),
     PrimaryKeyConstraint("session_id", "seq"),
+    Index("ix_messages_system", "session_id", "seq", sqlite_where=text("role = 'system'")),
 )
-"""No foreign key to ``sessions``: a transcript outlives its session unless told otherwise."""
+"""No foreign key to ``sessions``: a transcript outlives its session unless told otherwise.
+
+The index is for the newest summary, which is a message of the role system.
+"""
 
 runs = Table(
     "runs",
@@ -186,6 +193,32 @@ run_events = Table(
     PrimaryKeyConstraint("run_id", "epoch", "seq"),
 )
 """No foreign key to ``runs``: one event of an unknown run must not fail the batch it came in."""
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("session_key", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_read_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger),
+    Index("ix_usage_at", "at_ms"),
+    Index("ix_usage_session", "session_key", "at_ms"),
+)
+"""What each model used of each run, ``ordinal`` 0, 1 ... within a run; ``at_ms`` is the end of the run.
+
+Not unique by run: usage outlives its runs, and the id of a run that was forgotten may be used again.
+"""
 
 devices = Table(
     "devices",

@@ -1,0 +1,54 @@
+"""What a backend calls a session's conversation: kept with the session, given back to its later runs.
+
+It is stored with the backend's kind before it, so that no other backend gets it once the configuration
+names another for the agent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+
+from gateway.core.run import Run
+from gateway.interfaces import IStore
+from gateway.model import Session
+
+MAX_NAME_CHARS = 1_000
+"""A longer name of a conversation is not kept."""
+
+_log = Logger()
+
+
+def agent_session_of(session: Session | None, kind: str) -> str | None:
+    """Return what a backend of this kind last bound to a session; None if it did not."""
+    bound = None if session is None else session.agent_session
+    prefix = f"{kind}:"
+    return bound[len(prefix) :] if bound is not None and bound.startswith(prefix) else None
+
+
+def bind(store: IStore, run: Run, kind: str, name: str | None) -> Deferred[None]:
+    """Keep what the backend calls a run's conversation, while the session is still the run's.
+
+    The Deferred never fails: what goes wrong is logged, and costs the agent its conversation at most.
+    """
+    if name is not None and len(name) > MAX_NAME_CHARS:
+        _log.warn("run {run}: the agent's name of the conversation is too long", run=run.run_id)
+        name = None
+    key, session_id = run.session_key, run.session_id
+    bound = None if name is None else f"{kind}:{name}"
+
+    def change(current: Session | None) -> Session | None:
+        if current is None or current.session_id != session_id or current.agent_session == bound:
+            return None
+        return msgspec.structs.replace(current, agent_session=bound)
+
+    writing: Deferred[Session | None] = maybeDeferred(store.update_session, key, change)
+    return writing.addCallbacks(
+        lambda _: None,
+        lambda failure: _log.warn(
+            "session {session}: the agent's conversation was not noted: {error}",
+            session=key,
+            error=failure.getErrorMessage(),
+        ),
+    )
