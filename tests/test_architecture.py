@@ -57,6 +57,7 @@ TESTED_ELSEWHERE = {
     "client/errors.py": "tests/client/test_client_end.py",
     "client/websocket.py": "tests/client/test_twisted.py",
     "core/causes.py": "tests/cli/test_explain.py",
+    "core/outcome.py": "tests/core/test_run_failures.py",
     "limits.py": "tests/test_config.py",
     "model/agents.py": "tests/test_model.py",
     "model/base.py": "tests/test_model.py",
