@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
 from gateway.app.bindings import bind
+from gateway.core.provenance import with_source
 from gateway.core.run import Run, RunOutput
 from gateway.interfaces import IClock, IRunSink, IStore
 from gateway.model import ApprovalRequest, Compaction, Decision, Message
@@ -91,7 +92,9 @@ class Sink:
             self._run.session_id, limit=limit + len(unfinished)
         )
         return listed.addCallback(
-            lambda messages: tuple(m for m in messages if m.run_id not in unfinished)[-limit:]
+            lambda messages: tuple(with_source(m) for m in messages if m.run_id not in unfinished)[
+                -limit:
+            ]
         )
 
     def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:

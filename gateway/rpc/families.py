@@ -10,6 +10,7 @@ from gateway.rpc import (
     maintenance,
     nodes,
     runs,
+    session_turns,
     sessions,
     system,
     turns,
@@ -23,6 +24,7 @@ def build_table() -> MethodTable:
     for family in (
         system,
         turns,
+        session_turns,
         agent,
         runs,
         history,
