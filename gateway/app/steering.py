@@ -60,6 +60,8 @@ class Steering:
         work = maybeDeferred(self._backend.steer, self._run.run_id, shown(request), files)
         if link is self._link:
             self._work = work
+        else:
+            let_go(work, self._run.run_id)  # the run, or the message, was ended meanwhile
         work.addBoth(link)
 
     def over(self, run_id: str) -> None:
@@ -67,7 +69,7 @@ class Steering:
         if run_id == self._offered:
             self._let_go()
             self.offer()
-        elif run_id == self._run.run_id:
+        else:
             self._let_go()
 
     def _next(self) -> Drive | None:

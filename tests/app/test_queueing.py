@@ -193,6 +193,20 @@ def test_an_abort_while_the_turn_is_noted(gate: Gate) -> None:
     assert (client.ends("r3"), client.ends("r4")) == ((["aborted"], ["end"]), (["final"], ["end"]))
 
 
+def test_an_abort_that_is_being_stored(gate: Gate) -> None:
+    """A message whose abort is being stored is left out, and those behind it are answered with the turn."""
+    client = collecting(gate, "r2", "r3", "r4")
+    gate.store.hanging.add("finish_turn")
+    client.ok("chat.abort", {"sessionKey": "main", "runId": "r3"})
+    gate.live("r1").end()
+    gate.store.held.pop()()
+
+    assert gate.live("r2").request.text == f"text of r2{SEPARATOR}text of r4"
+    gate.store.hanging.clear()
+    while gate.store.held:
+        gate.store.held.pop()()
+
+
 def test_an_abort_of_the_turn(gate: Gate) -> None:
     """The end of a turn that answers several is its own; the others ended when it began."""
     client = collecting(gate, "r2", "r3")
@@ -373,6 +387,23 @@ def test_an_interruption_that_the_store_refuses(gate: Gate) -> None:
 
     assert not gate.live("r1").cancelled
     assert gate.runs.lanes.runs("agent:main:main") == ("r1",)
+
+
+def test_an_interruption_that_waits_for_the_store(gate: Gate) -> None:
+    """A message that is the next by itself interrupts nothing, also while it waits for the store."""
+    client = gate.client()
+    client.send("one", run="r1")
+    gate.store.hanging.add("accept_turn")
+    client.send("two", run="r2", queueMode="interrupt")
+    gate.live("r1").end()
+    gate.store.failing["start_run"] = StoreError("disk full")
+    gate.store.held.pop()()
+    waiting = client.ends("r2")
+    del gate.store.failing["start_run"]
+    gate.clock.advance(NOTE_PAUSE_S)
+
+    assert waiting == ([], [])
+    assert gate.backend.started == ["r1", "r2"]
 
 
 def test_an_interruption_of_a_full_lane(gates: Gates) -> None:

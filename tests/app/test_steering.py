@@ -230,6 +230,24 @@ def test_an_abort_while_the_agent_is_asked(gate: Gate) -> None:
     assert client.ends("r3") == (["final"], ["end"])
 
 
+def test_an_agent_that_ends_while_it_is_asked(gate: Gate) -> None:
+    """An agent that ends its run instead of taking a message is not waited for any more."""
+    offers = Offers(gate)
+    waiting: list[Deferred[bool]] = []
+
+    def end(_: str) -> Deferred[bool]:
+        gate.live("r1").end()
+        waiting.append(Deferred(offers._cancel))
+        return waiting[0]
+
+    offers.answer = end
+    client = steered(gate, "r2")
+
+    assert offers.cancelled == 1
+    assert gate.backend.started == ["r1", "r2"]
+    assert client.ends("r2") == ([], [])
+
+
 def test_a_stop_while_the_agent_is_asked(gate: Gate) -> None:
     """A stop of the gateway leaves a message that was not taken yet to the next start."""
     offers = Offers(gate)
