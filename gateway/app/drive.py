@@ -31,6 +31,7 @@ from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
 from gateway.core.lanes import Lanes
 from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run, RunOutcome, RunOutput
+from gateway.core.usage import MAX_TOKENS, turn_usage
 from gateway.errors import BackendError, VersionConflict
 from gateway.interfaces import IClock, IStore
 from gateway.model import Message, RunRecord, RunResult, RunState, TurnEnd, Usage
@@ -40,9 +41,6 @@ STORE_PATIENCE_S = 1.0
 
 NOTE_PAUSE_S = 1.0
 """When the store is asked again to note that a run starts."""
-
-MAX_TOKENS = 2**53
-"""The largest whole number that every reader of JSON knows exactly."""
 
 AGENT_FAILED = "the agent failed (see the gateway's log)"
 NOT_OURS = "the run was ended or taken by another process"
@@ -268,14 +266,12 @@ class Drive:
         self.question.look_up()
         outcome = outputs[-1].outcome
         assert outcome is not None
-        usage = outcome.usage
         end = TurnEnd(
             run=run.record(outcome),
             messages=self._host.sessions.answer_of(run, outcome),
             events=self._host.log.end(run, outputs),
-            input_tokens=usage.input_tokens if usage else 0,
-            output_tokens=usage.output_tokens if usage else 0,
             moved_from=self._moved_from,
+            **turn_usage(outcome),
         )
         self._store(end, Link(lambda messages: self._announce(outputs, outcome, messages)))
 

@@ -17,6 +17,7 @@ from gateway.core.run import Run, RunOutcome
 from gateway.core.sessionkey import agent_of
 from gateway.core.sessionrow import session_row
 from gateway.core.transcript import text_of, wire_message
+from gateway.core.usage import run_usage
 from gateway.errors import InvalidRequest
 from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.model import Message, RunRequest, RunState, Session, SessionQuery
@@ -95,7 +96,7 @@ class Sessions:
         if outcome.model is not None:
             meta["model"] = outcome.model
         if outcome.usage is not None:
-            meta["usage"] = usage_payload(outcome.usage.input_tokens, outcome.usage.output_tokens)
+            meta["usage"] = run_usage(outcome.usage)
         if outcome.state is RunState.ABORTED:
             meta["aborted"] = True
         message = Message(

@@ -33,6 +33,7 @@ from gateway.model.runs import (
     TurnEnd,
 )
 from gateway.model.sessions import Message, Session, SessionPage, SessionQuery
+from gateway.model.usage import DaySpan, LatencySum, UsagePart, UsageQuery, UsageSum
 
 __all__ = [
     "REQUEST_MAX_BYTES",
@@ -40,11 +41,13 @@ __all__ = [
     "Attachment",
     "ClientInfo",
     "Compaction",
+    "DaySpan",
     "Decision",
     "Device",
     "DeviceToken",
     "EventSpan",
     "Json",
+    "LatencySum",
     "Message",
     "ModelInfo",
     "ModelUsage",
@@ -65,6 +68,9 @@ __all__ = [
     "Struct",
     "TurnEnd",
     "Usage",
+    "UsagePart",
+    "UsageQuery",
+    "UsageSum",
     "decode_request",
     "encode_request",
 ]
