@@ -70,6 +70,7 @@ TESTED_ELSEWHERE = {
     "store/changes.py": "tests/store/contract.py",
     "store/devices.py": "tests/store/contract.py",
     "store/migrate.py": "tests/store/test_schema.py",
+    "model/usage.py": "tests/store/contract_usage.py",
     "store/migrations/versions/0001_initial.py": "tests/store/test_schema.py",
     "store/migrations/versions/0002_run_requests.py": "tests/store/test_upgrade.py",
     "store/migrations/versions/0003_usage.py": "tests/store/test_upgrade.py",
