@@ -47,6 +47,7 @@ TESTED_ELSEWHERE = {
     "app/coming.py": "tests/rpc/test_early_aborts.py",
     "app/inspection.py": "tests/rpc/test_inspect.py",
     "app/logshapes.py": "tests/app/test_follow.py",
+    "app/usage.py": "tests/rpc/test_usage.py",
     "app/stopping.py": "tests/app/test_run_stop.py",
     "cli/checks.py": "tests/cli/test_local.py",
     "cli/common.py": "tests/cli/test_cli_session.py",

@@ -28,7 +28,8 @@ class UsageQuery(Struct, frozen=True, kw_only=True):
     days: tuple[DaySpan, ...] = ()
     """Where days begin, in order; needed for ``day``."""
     agent_id: str | None = None
-    session_key: str | None = None
+    session_keys: tuple[str, ...] = ()
+    """Only these sessions; without any, all."""
     session_id: str | None = None
     limit: int | None = None
     """Only so many parts, those that were used last."""

@@ -12,6 +12,7 @@ from gateway.rpc import (
     sessions,
     system,
     turns,
+    usage,
 )
 from gateway.rpc.table import MethodTable
 
@@ -19,6 +20,17 @@ from gateway.rpc.table import MethodTable
 def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
-    for family in (system, turns, runs, history, sessions, listings, nodes, inspect, maintenance):
+    for family in (
+        system,
+        turns,
+        runs,
+        history,
+        sessions,
+        listings,
+        nodes,
+        inspect,
+        maintenance,
+        usage,
+    ):
         table.include(family.methods)
     return table

@@ -176,8 +176,8 @@ def _conditions(query: UsageQuery) -> list[ColumnElement[bool]]:
     conditions = [usage.c.at_ms >= query.since_ms, usage.c.at_ms < query.until_ms]
     if query.agent_id is not None:
         conditions.append(usage.c.agent_id == query.agent_id)
-    if query.session_key is not None:
-        conditions.append(usage.c.session_key == query.session_key)
+    if query.session_keys:
+        conditions.append(usage.c.session_key.in_(query.session_keys))
     if query.session_id is not None:
         conditions.append(usage.c.session_id == query.session_id)
     return conditions

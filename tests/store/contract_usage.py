@@ -124,7 +124,7 @@ class UsageContract:
         sessions = wait(store.sum_usage(query(by=("session",))))
         keys = wait(store.sum_usage(query(by=("key",))))
         agents = wait(store.sum_usage(query(by=("agent",))))
-        runs = wait(store.sum_usage(query(by=("run",), session_key=KEY, session_id="second")))
+        runs = wait(store.sum_usage(query(by=("run",), session_keys=(KEY,), session_id="second")))
         last = wait(store.sum_usage(query(by=("run",), limit=2, agent_id="main")))
 
         id_of = f"id of {KEY}"

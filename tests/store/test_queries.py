@@ -149,7 +149,7 @@ def test_a_page_that_ends_the_list_is_one_statement(plan: Plan) -> None:
         lambda connection: transcripts.delete_all(connection, "s"),
         lambda connection: transcripts.newest_summary(connection, "s"),
         lambda connection: usage.add_up(connection, A_MONTH),
-        lambda connection: usage.add_up(connection, structs.replace(A_MONTH, session_key=KEY)),
+        lambda connection: usage.add_up(connection, structs.replace(A_MONTH, session_keys=(KEY,))),
         lambda connection: usage.latency(connection, A_MONTH),
         lambda connection: usage.prune(connection, NOW, 100),
         lambda connection: runs.accept(connection, a_run(), putting(a_session()), a_message()),
