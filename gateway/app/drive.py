@@ -1,12 +1,11 @@
 """What moves one run from its acceptance to its one end.
 
-A run that had to wait is noted in the store as running before its backend is called, so that after a crash
-nothing is run twice: what the store calls accepted has not been started. While the store does not take the
-note the run waits, as it was accepted and has to be kept; an abort or its time to live ends that.
+A run that had to wait is noted in the store as running before its backend is called (see
+:mod:`gateway.app.noting`).
 
 Every path ends in :meth:`Drive.finish`: the backend returned, raised before or after it started, hung
-until the timeout, was aborted, or gave what can't be encoded. The end is stored, then announced; the
-announcement waits for the store at most :data:`STORE_PATIENCE_S`, so that the end always arrives.
+until the timeout, was aborted, or gave what can't be encoded. The end is stored, then announced (see
+:meth:`gateway.app.ends.Ends.store`).
 
 Neither a backend that ignores its cancellation nor a store that never answers keeps a run alive: both
 hold nothing but a :class:`gateway.app.deferreds.Link`, which the end of the run empties.
@@ -25,25 +24,19 @@ from twisted.python.failure import Failure
 from gateway.app.agents import Agent
 from gateway.app.deferreds import Link, let_go
 from gateway.app.ends import Ends
+from gateway.app.noting import Noting
 from gateway.app.question import Question
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
 from gateway.core.lanes import Lanes
-from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run, RunOutcome, RunOutput
+from gateway.core.run import Run, RunOutcome, RunOutput
 from gateway.core.usage import MAX_TOKENS, turn_usage
-from gateway.errors import BackendError, VersionConflict
+from gateway.errors import BackendError
 from gateway.interfaces import IClock, IStore
-from gateway.model import Message, RunRecord, RunResult, RunState, TurnEnd, Usage
-
-STORE_PATIENCE_S = 1.0
-"""How long the end of a run waits for the store before it is announced."""
-
-NOTE_PAUSE_S = 1.0
-"""When the store is asked again to note that a run starts."""
+from gateway.model import Message, RunResult, RunState, TurnEnd, Usage
 
 AGENT_FAILED = "the agent failed (see the gateway's log)"
-NOT_OURS = "the run was ended or taken by another process"
 UNENCODABLE = "the agent's result could not be encoded"
 
 # Of the module, not of the class: a Logger of the class would put each drive into its log events.
@@ -96,14 +89,17 @@ class Drive:
         self.accepted = False
         """Whether the store has it; an abort before that waits for it."""
         self.noted = noted
-        self._expires_at = expires_at
         self.question = Question(host.sessions, run, stored=stored_epoch is not None and not rerun)
-        self._stored_epoch = stored_epoch or run.epoch
-        """The epoch that its log has in the store."""
+        self._noting = Noting(
+            run,
+            host,
+            self.question,
+            stored_epoch=stored_epoch or run.epoch,
+            rerun=rerun,
+            expires_at=expires_at,
+        )
         self._moved_from: str | None = None
-        self._rerun = rerun
         self._begun = False
-        self._waits_for_store = False
         self._host = host
         self._accepted_at = self._began_at = host.clock.seconds()
         self._doomed: str | None = None
@@ -120,7 +116,7 @@ class Drive:
     @property
     def left(self) -> bool:
         """Whether a stop leaves it in the store, for the next start: it waits, or is not taken up yet."""
-        return self.waiting or (not self.accepted and self._stored_epoch != self.run.epoch)
+        return self.waiting or (not self.accepted and self._noting.stored_epoch != self.run.epoch)
 
     @property
     def busy_ms(self) -> int:
@@ -130,8 +126,8 @@ class Drive:
     def go_on_after(self, seq: int) -> None:
         """Go on with the log that an earlier process has stored up to an event, instead of another one."""
         self.run.go_on_after(seq)
-        if self._stored_epoch != self.run.epoch:
-            self._moved_from = self._stored_epoch
+        if self._noting.stored_epoch != self.run.epoch:
+            self._moved_from = self._noting.stored_epoch
 
     def accept(self) -> None:
         """The store has the run: from now on it can go, or end as an abort meanwhile asked for."""
@@ -150,66 +146,14 @@ class Drive:
     def begin(self, agent: Agent | None) -> None:
         """Its turn has come: start it, as soon as the store knows of that."""
         self._begun = True
-        self._stop_timeout()
         if self.noted:
             self.launch(agent)
-            return
-        kept = self._host.ends.before(self.run.session_key)
-        if kept is None:
-            self._note(agent)
         else:
-            link = self._link = Link(lambda _: self._note(agent))
-            kept.addCallback(link)
+            self._noting.ask(agent, self)
 
-    def _note(self, agent: Agent | None) -> None:
-        run, host = self.run, self._host
-        if self._expire():
-            return
-        epochs = (self._stored_epoch, run.epoch)
-        values = {
-            "epoch": run.epoch,
-            "state": RunState.RUNNING,
-            "started_at_ms": host.clock.now_ms(),
-        }
-        if agent is None or not agent.reruns or self._rerun:
-            values["request_json"] = None  # this was the last time that it is run
-
-        def noted(current: RunRecord | None) -> RunRecord | None:
-            if current is None or current.epoch not in epochs:
-                return None
-            return msgspec.structs.replace(current, **values)
-
-        link = self._link = Link(lambda result: self._noted(result, agent))
-        asked = self.question.look_up()  # of a run that is aborted meanwhile the note is refused
-        asked.addCallback(lambda _: host.store.update_run(run.run_id, noted)).addBoth(link)
-
-    def _noted(self, result: RunRecord | Failure | None, agent: Agent | None) -> None:
-        """The store has noted that the run starts, or has not."""
-        self._link = None
-        run = self.run
-        if isinstance(result, Failure) and not result.check(VersionConflict):
-            if not self._waits_for_store:
-                self._waits_for_store = True
-                why = result.getErrorMessage()
-                _log.warn("run {run} waits for the store: {error}", run=run.run_id, error=why)
-            # Until then it waits as before: a stop leaves it to the next start.
-            self._begun = False
-            host = self._host
-            self._timeout = host.clock.callLater(NOTE_PAUSE_S, host.go_on, run.session_key)
-        elif isinstance(result, RunRecord) and result.epoch == run.epoch:
-            self._stored_epoch = run.epoch
-            if not self._expire():
-                self.launch(agent)
-        else:
-            # Ended, gone, or taken by somebody else: whatever it is, this is not the one to run it.
-            self.finish(RunState.FAILED, stop_reason=INTERRUPTED, error=NOT_OURS)
-
-    def _expire(self) -> bool:
-        """End the run if its time to start is over."""
-        if self._host.clock.seconds() < self._expires_at:
-            return False
-        self.finish(RunState.FAILED, stop_reason=EXPIRED, error=EXPIRED_TEXT)
-        return True
+    def wait_again(self) -> None:
+        """The store did not take the note that it starts: it waits for its turn as before."""
+        self._begun = False
 
     def launch(self, agent: Agent | None) -> None:
         """Give the run to its agent."""
@@ -273,7 +217,8 @@ class Drive:
             moved_from=self._moved_from,
             **turn_usage(outcome),
         )
-        self._store(end, Link(lambda messages: self._announce(outputs, outcome, messages)))
+        announce = Link(lambda messages: self._announce(outputs, outcome, messages))
+        self._host.ends.store(end, announce, not_before=self._accepted_at + self._host.end_delay_s)
 
     def _release(self) -> None:
         """Let go of everything: no more text, no timeout, no backend."""
@@ -281,6 +226,7 @@ class Drive:
         self._sink = self._work = self._link = None
         if sink is not None:
             sink.close()
+        self._noting.stop()
         self._stop_timeout()
         if link is not None:
             link.cut()
@@ -325,45 +271,6 @@ class Drive:
         else:
             _log.failure("run {run}: its backend failed", failure=failure, run=self.run.run_id)
             self.finish(RunState.FAILED, error=AGENT_FAILED)
-
-    def _store(self, end: TurnEnd, announce: Link) -> None:
-        """Store the end, then announce it; whoever waits is told after a second in any case."""
-        host, run = self._host, end.run
-        sessions, patience = host.sessions, None
-        run_id, key, agent_id = run.run_id, run.session_key, run.agent_id
-        not_before = self._accepted_at + host.end_delay_s
-
-        def stored(messages: tuple[Message, ...]) -> None:
-            host.ends.stored(run_id)
-            tell(messages)
-
-        def tell(messages: tuple[Message, ...]) -> None:
-            if announce:
-                if patience is not None:
-                    patience.cancel()
-                early = not_before - host.clock.seconds()
-                if early > 0:
-                    # A real client waits for ever if the end comes in one read with the answer.
-                    host.clock.callLater(early, announce, messages)
-                else:
-                    announce(messages)
-            else:
-                sessions.announce_messages(key, agent_id, messages)
-
-        def failed(failure: Failure) -> None:
-            _log.failure("run {run}: its end was not stored", failure=failure, run=run_id)
-            host.ends.keep(end)
-            tell(())
-
-        def give_up_waiting() -> None:
-            host.ends.hold(end)
-            announce(())
-
-        storing: Deferred[Any] = maybeDeferred(host.store.finish_turn, end)
-        storing.addCallbacks(stored, failed)
-        storing.addErrback(lambda failure: _log.failure("announcing an end", failure=failure))
-        if not storing.called:
-            patience = host.clock.callLater(STORE_PATIENCE_S, give_up_waiting)
 
     def _announce(
         self, outputs: list[RunOutput], outcome: RunOutcome, messages: tuple[Message, ...]

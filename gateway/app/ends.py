@@ -1,6 +1,7 @@
-"""Ends of runs that the store did not take: kept, and stored as soon as it works again.
+"""Ends of runs: stored, then announced; what the store did not take is kept, and stored as soon as it works.
 
-Clients have seen these ends already, so they stand; what is missing is the record, the answer in the
+The announcement waits for the store at most :data:`STORE_PATIENCE_S`, so that the end always arrives.
+Clients have seen the ends that are kept, so they stand; what is missing is the record, the answer in the
 transcript and the end of the log. They are kept in order, boundedly many; the oldest is given up first.
 Who asks how such a run ended is told.
 """
@@ -9,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from gateway.app.deferreds import Link
 from gateway.app.sessions import Sessions
 from gateway.core.run import RunOutcome
 from gateway.core.transcript import text_of
@@ -21,6 +25,9 @@ from gateway.errors import StoreError, VersionConflict
 from gateway.interfaces import IClock, IStore
 from gateway.metrics import Metrics
 from gateway.model import Message, RunRecord, TurnEnd
+
+STORE_PATIENCE_S = 1.0
+"""How long the end of a run waits for the store before it is announced."""
 
 MAX_ENDS = 1_000
 MAX_BYTES = 64 * 1024 * 1024
@@ -34,6 +41,9 @@ RECENT = 50
 """Messages among which an answer is looked for that had been stored although the store said no."""
 
 
+_log = Logger()
+
+
 @dataclass(slots=True)
 class _End:
     end: TurnEnd
@@ -44,8 +54,6 @@ class _End:
 
 class Ends:
     """The ends that wait for the store."""
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -95,6 +103,46 @@ class Ends:
         record = self.record(run_id)
         return None if record is None else outcome_of(record)
 
+    def store(self, end: TurnEnd, announce: Link, *, not_before: float) -> None:
+        """Store an end, then announce it; whoever waits is told after a second in any case.
+
+        :param announce: is called with the messages that were stored, once, and not before the steady clock
+            says ``not_before``.
+        """
+        run, clock, patience = end.run, self._clock, None
+
+        def stored(messages: tuple[Message, ...]) -> None:
+            self.stored(run.run_id)
+            tell(messages)
+
+        def tell(messages: tuple[Message, ...]) -> None:
+            if announce:
+                if patience is not None:
+                    patience.cancel()
+                early = not_before - clock.seconds()
+                if early > 0:
+                    # A real client waits for ever if the end comes in one read with the answer.
+                    clock.callLater(early, announce, messages)
+                else:
+                    announce(messages)
+            else:
+                self._sessions.announce_messages(run.session_key, run.agent_id, messages)
+
+        def failed(failure: Failure) -> None:
+            _log.failure("run {run}: its end was not stored", failure=failure, run=run.run_id)
+            self.keep(end)
+            tell(())
+
+        def give_up_waiting() -> None:
+            self.hold(end)
+            announce(())
+
+        storing: Deferred[Any] = maybeDeferred(self._store.finish_turn, end)
+        storing.addCallbacks(stored, failed)
+        storing.addErrback(lambda failure: _log.failure("announcing an end", failure=failure))
+        if not storing.called:
+            patience = clock.callLater(STORE_PATIENCE_S, give_up_waiting)
+
     def hold(self, end: TurnEnd) -> None:
         """Know of an end for which the store was asked and has not answered in time."""
         self._put(end, asked=True)
@@ -139,7 +187,7 @@ class Ends:
             await self._passing
         await self._pass()
         for run_id in self._ends:
-            self._log.error("run {run}: its end was not stored before the stop", run=run_id)
+            _log.error("run {run}: its end was not stored before the stop", run=run_id)
 
     def _put(self, end: TurnEnd, *, asked: bool) -> None:
         run_id = end.run.run_id
@@ -149,7 +197,7 @@ class Ends:
         self._bytes += size
         while len(self._ends) > self._maximum or self._bytes > self._max_bytes:
             oldest = next(iter(self._ends))
-            self._log.error("run {run}: its end is given up, too many wait", run=oldest)
+            _log.error("run {run}: its end is given up, too many wait", run=oldest)
             self._give_up(oldest)
         self._metrics.ends_waiting(len(self._ends))
 
@@ -173,7 +221,7 @@ class Ends:
         passing: Deferred[None] = Deferred()
         self._passing = passing
         work = Deferred.fromCoroutine(self._pass())
-        work.addErrback(lambda failure: self._log.failure("storing ends of runs", failure=failure))
+        work.addErrback(lambda failure: _log.failure("storing ends of runs", failure=failure))
         work.addCallback(lambda _: self._passed(passing))
 
     def _passed(self, passing: Deferred[None]) -> None:
@@ -208,14 +256,14 @@ class Ends:
             messages = await self._answer_of(end)
         except StoreError as error:
             text = "run {run}: its end still waits for the store: {error}"
-            self._log.warn(text, run=run.run_id, error=error)
+            _log.warn(text, run=run.run_id, error=error)
             return False
         except Exception:
-            self._log.failure("run {run}: its end can't be stored", run=run.run_id)
+            _log.failure("run {run}: its end can't be stored", run=run.run_id)
             self._give_up(run.run_id)
             return True
         self.stored(run.run_id)
-        self._log.info("run {run}: its end is stored now", run=run.run_id)
+        _log.info("run {run}: its end is stored now", run=run.run_id)
         self._sessions.announce_messages(run.session_key, run.agent_id, messages)
         return True
 

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 
 from gateway.app.agents import Agent, AgentDirectory
-from gateway.app.drive import STORE_PATIENCE_S
+from gateway.app.ends import STORE_PATIENCE_S
 from gateway.app.runs import Runs
 from gateway.core.run import Run, valid_text
 from gateway.errors import StoreError

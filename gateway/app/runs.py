@@ -16,8 +16,8 @@ from gateway.app.acceptance import Acceptance
 from gateway.app.agents import AgentDirectory
 from gateway.app.coming import Coming
 from gateway.app.deferreds import shielded
-from gateway.app.drive import STORE_PATIENCE_S, Drive
-from gateway.app.ends import Ends, outcome_of
+from gateway.app.drive import Drive
+from gateway.app.ends import STORE_PATIENCE_S, Ends, outcome_of
 from gateway.app.recovery import Recovery
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions

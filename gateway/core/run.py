@@ -9,9 +9,6 @@ event when the driver flushes (pacing is the driver's business); any other event
 first, so order is kept. Data are encoded before the number is taken. ``finish`` gives its outputs
 once; after it nothing gives any. There is no map beside the record.
 
-What an agent says of its failure is cut to what the protocol lets a client see; its text, its kind and
-its detail can be anything, and none of them keeps the end of a run from being told.
-
 States::
 
     accepted --start--> running --finish--> done | failed | aborted
@@ -27,6 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.frames import EncodeFailed, decode, decode_as, encode
+from gateway.core.outcome import RunOutcome, clean_detail, clean_kind, lifecycle_end, valid_text
 from gateway.core.tail import Tail
 from gateway.errors import BackendErrorKind, GatewayError
 from gateway.model import Position, RunEvent, RunRecord, RunRequest, RunState, Usage
@@ -40,34 +38,7 @@ EXPIRED: Final = "expired"
 """Stop reason of a failed run that waited too long for its turn, and never started."""
 EXPIRED_TEXT: Final = "it waited for its turn longer than it may, and was not started"
 
-MAX_DETAIL_CHARS: Final = 300
-_DETAIL_TEXTS: Final = (
-    "provider",
-    "model",
-    "providerErrorType",
-    "providerErrorMessagePreview",
-    "failoverReason",
-    "providerRuntimeFailureKind",
-)
 _OWN_PHASES: Final = frozenset({"start", "end", "error"})
-
-
-class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended: what outlives the record."""
-
-    run_id: str
-    session_key: str
-    session_id: str
-    state: RunState
-    started_at_ms: int | None
-    ended_at_ms: int
-    stop_reason: str | None = None
-    error: str | None = None
-    error_kind: BackendErrorKind | None = None
-    error_detail: dict[str, Any] | None = None
-    usage: Usage | None = None
-    provider: str | None = None
-    model: str | None = None
 
 
 _outcome_decoder = msgspec.json.Decoder(RunOutcome)
@@ -284,7 +255,7 @@ class Run:
             ended_at_ms=now_ms,
             stop_reason=stop_reason,
             error=None if error is None else valid_text(str(error)),
-            error_kind=None if error_kind is None else _kind(error_kind),
+            error_kind=None if error_kind is None else clean_kind(error_kind),
             error_detail=clean_detail(error_detail),
             usage=usage,
             provider=provider,
@@ -326,58 +297,6 @@ class Run:
         encoded = encode(data)
         self.seq += 1
         return RunOutput(self, self.seq, stream, encoded, now_ms)
-
-
-def lifecycle_end(outcome: RunOutcome) -> dict[str, Any]:
-    """Return the data of the terminal lifecycle event (its phases are the protocol's)."""
-    data: dict[str, Any] = {"phase": "end", "endedAt": outcome.ended_at_ms}
-    if outcome.started_at_ms is not None:
-        data["startedAt"] = outcome.started_at_ms
-    if outcome.state is RunState.FAILED:
-        data |= {"phase": "error", "error": outcome.error or "failed"}
-    elif outcome.state is RunState.ABORTED:
-        data |= {"status": "cancelled", "aborted": True}
-    else:
-        data["aborted"] = False
-    if outcome.stop_reason is not None:
-        data["stopReason"] = outcome.stop_reason
-    return data
-
-
-def valid_text(text: str) -> str:
-    """Return the text without lone surrogates, which have no UTF-8 form."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def clean_detail(detail: Any) -> dict[str, Any] | None:
-    """Return what a client may see of an error's detail: known keys, short texts, an HTTP status.
-
-    (Protocol 4: ``errorDetail`` of a chat error is closed, its texts have at most 300 characters, which
-    JavaScript counts as UTF-16 units.)
-    """
-    if not isinstance(detail, Mapping):
-        return None
-    kept: dict[str, Any] = {}
-    for name in _DETAIL_TEXTS:
-        text = detail.get(name)
-        if isinstance(text, str):
-            units = valid_text(text).encode("utf-16-le")[: 2 * MAX_DETAIL_CHARS]
-            kept[name] = units.decode("utf-16-le", "ignore")
-    status = detail.get("httpStatus")
-    if isinstance(status, int) and not isinstance(status, bool) and 100 <= status <= 599:
-        kept["httpStatus"] = int(status)
-    return kept or None
-
-
-def _kind(kind: str) -> BackendErrorKind:
-    try:
-        return BackendErrorKind(kind)
-    except ValueError:
-        return BackendErrorKind.UNKNOWN
 
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from gateway.core.run import RunOutcome
+from gateway.core.outcome import RunOutcome
 from gateway.model import ModelUsage, Usage
 
 MAX_TOKENS: Final = 2**53

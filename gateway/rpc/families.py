@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.rpc import (
+    agent,
     history,
     inspect,
     listings,
@@ -23,6 +24,7 @@ def build_table() -> MethodTable:
     for family in (
         system,
         turns,
+        agent,
         runs,
         history,
         sessions,

@@ -6,7 +6,7 @@ import gc
 from typing import Any
 from weakref import ref
 
-from gateway.app.drive import STORE_PATIENCE_S
+from gateway.app.ends import STORE_PATIENCE_S
 from gateway.errors import StoreError
 from gateway.model import RunState, Usage
 from gateway.testing import result_of

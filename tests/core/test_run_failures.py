@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.run import MAX_DETAIL_CHARS, RunOutcome, clean_detail
+from gateway.core.outcome import MAX_DETAIL_CHARS
+from gateway.core.run import RunOutcome, clean_detail
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import RunState
 from tests.core.records import started_run

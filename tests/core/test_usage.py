@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.run import RunOutcome
+from gateway.core.outcome import RunOutcome
 from gateway.core.usage import (
     MAX_MODELS,
     MAX_NAME_CHARS,

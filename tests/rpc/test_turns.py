@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.errors import BackendError, StoreError
-from gateway.rpc.turns import GREETING
+from gateway.rpc.asking import GREETING
 from gateway.testing import result_of
 from tests.app.harness import WRITE, Client, Gate
 
