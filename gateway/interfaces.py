@@ -86,12 +86,14 @@ class IStore(IService):
         change: Callable[[Session | None], Session | None],
         *,
         drop_transcript: bool = False,
+        append: Sequence[Message] = (),
     ) -> Deferred[Session | None]:
         """Replace a session by ``change(current)`` in one transaction; ``None`` leaves it as it is.
 
         ``change`` is pure and may run in another thread. The store sets ``version``. What ``change``
         raises fails the Deferred, and nothing is written. With ``drop_transcript`` the messages of the
-        session that was stored go in the same transaction. Returns what is stored afterwards.
+        session that was stored go in the same transaction; ``append`` is put at the end of the transcript
+        of the one that ``change`` gives. Returns what is stored afterwards.
         """
 
     def delete_session(

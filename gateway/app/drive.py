@@ -192,6 +192,7 @@ class Drive:
             overflow=lambda text: self.finish(RunState.FAILED, error=text),
             unfinished=lambda: lanes.runs(key),
             kind=kind,
+            summaries=host.sessions.summaries,
         )
 
     def finish(self, state: RunState, **how: Any) -> None:

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from gateway.app.agents import AgentDirectory
 from gateway.app.hub import Hub
+from gateway.app.summaries import Summaries
 from gateway.core.events import Event
 from gateway.core.projection import chat_end, usage_payload
 from gateway.core.run import Run, RunOutcome
@@ -47,6 +48,12 @@ class Sessions:
         self._store = store
         self._hub = hub
         self._agents = agents
+        self.summaries = Summaries(
+            clock=clock,
+            entropy=entropy,
+            store=store,
+            announce=lambda session: self.announce(session, reason="compact"),
+        )
         self._busy: Callable[[str], bool] = lambda _key: False
         self._labels = DeferredLock()
         """Held from the check that a label is free until it is taken."""

@@ -53,10 +53,17 @@ class SQLStore(Database):
         change: Callable[[Session | None], Session | None],
         *,
         drop_transcript: bool = False,
+        append: Sequence[Message] = (),
     ) -> Deferred[Session | None]:
-        """See IStore."""
+        """See IStore. The previews of the session stay as they are."""
         return self._write(
-            partial(sessions.update_by, key=key, change=change, drop_transcript=drop_transcript)
+            partial(
+                sessions.update_by,
+                key=key,
+                change=change,
+                drop_transcript=drop_transcript,
+                append=tuple(append),
+            )
         )
 
     def delete_session(
