@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "agents/workers/llm.py": "tests/agents/test_llm_worker.py",
     "agents/workers/llm_errors.py": "tests/agents/test_llm_errors.py",
     "app/acceptance.py": "tests/app/test_run_keys.py",
+    "app/compacting.py": "tests/rpc/test_compacting.py",
     "app/coming.py": "tests/rpc/test_early_aborts.py",
     "app/inspection.py": "tests/rpc/test_inspect.py",
     "app/logshapes.py": "tests/app/test_follow.py",

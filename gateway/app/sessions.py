@@ -349,6 +349,23 @@ class Sessions:
             payload["runId"] = run_id
         self._hub.send_to(Event("sessions.changed", payload), followers, session.key)
 
+    def announce_operation(
+        self, key: str, agent_id: str, operation_id: str, phase: str, **what: Any
+    ) -> None:
+        """Send ``session.operation`` of a compaction to those who follow this session or all."""
+        followers = self._hub.session_followers(key, watched=True)
+        if followers:
+            payload = {
+                "operationId": operation_id,
+                "operation": "compact",
+                "phase": phase,
+                "sessionKey": key,
+                "agentId": agent_id,
+                "ts": self._clock.now_ms(),
+                **what,
+            }
+            self._hub.send_to(Event("session.operation", payload), followers, key)
+
     def announce_messages(self, key: str, agent_id: str, messages: Sequence[Message]) -> None:
         """Send each as ``session.message`` to those who follow this session or all."""
         for message in messages:

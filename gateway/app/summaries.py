@@ -65,12 +65,14 @@ class Summaries:
         unfinished: Collection[str],
         *,
         began_ms: int | None = None,
+        revision: str | None = None,
         drop_binding: bool = False,
     ) -> Message | None:
         """Write a summary into the transcript of a session; None if it began anew meanwhile.
 
         :param unfinished: the runs whose messages are no history yet, the one that goes included.
         :param began_ms: what came later into the transcript the agent has not seen.
+        :param revision: the session's lifecycle revision, where that is known from before.
         :param drop_binding: whether the agent is to start afresh.
         """
         session: Session | None = await self._store.get_session(key)
@@ -86,10 +88,10 @@ class Summaries:
             timestamp_ms=self._clock.now_ms(),
             meta={"kind": SUMMARY_KIND, **told, **meta},
         )
-        revision = session.lifecycle_revision
+        known = session.lifecycle_revision if revision is None else revision
 
         def change(current: Session | None) -> Session | None:
-            if current is None or current.lifecycle_revision != revision:
+            if current is None or current.lifecycle_revision != known:
                 return None
             return msgspec.structs.replace(
                 current,
@@ -100,10 +102,15 @@ class Summaries:
             )
 
         stored: Session | None = await self._store.update_session(key, change, append=[message])
-        if stored is None or stored.lifecycle_revision != revision:
+        if stored is None or stored.lifecycle_revision != known:
             return None
         self._announce(stored)
         return message
+
+    async def held(self, session_id: str, limit: int, unfinished: Collection[str]) -> int:
+        """Return how many messages stand after, or were kept by, the newest summary; at most ``limit``."""
+        summary: Message | None = await self._store.newest_summary(session_id)
+        return len(await self._newest(session_id, limit, unfinished, summary))
 
     async def first_kept(self, session_id: str, summary: Message) -> str | None:
         """Return the id of the first message that is still read as it was said."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.rpc import (
     agent,
+    compacting,
     history,
     inspect,
     listings,
@@ -28,6 +29,7 @@ def build_table() -> MethodTable:
         runs,
         history,
         sessions,
+        compacting,
         listings,
         nodes,
         inspect,
