@@ -101,6 +101,8 @@ class StoreConfig(Table, frozen=True):
     """Runs of one session that are known, the newest ones; 0 sets no limit."""
     retain_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 1 << 30
     """Bytes of disk that the logs of ended runs may take, the oldest events go first; 0 sets no limit."""
+    retain_usage_days: Annotated[float, Meta(ge=0, le=36_500)] = 400.0
+    """Days that is known what runs used, by model, though the runs are known no more; 0 sets no limit."""
 
 
 class AgentConfig(Table, frozen=True):

@@ -22,6 +22,7 @@ from gateway.model import (
     Device,
     DeviceToken,
     EventSpan,
+    LatencySum,
     Message,
     ModelInfo,
     Retention,
@@ -35,6 +36,8 @@ from gateway.model import (
     SessionPage,
     SessionQuery,
     TurnEnd,
+    UsageQuery,
+    UsageSum,
 )
 
 
@@ -83,12 +86,14 @@ class IStore(IService):
         change: Callable[[Session | None], Session | None],
         *,
         drop_transcript: bool = False,
+        append: Sequence[Message] = (),
     ) -> Deferred[Session | None]:
         """Replace a session by ``change(current)`` in one transaction; ``None`` leaves it as it is.
 
         ``change`` is pure and may run in another thread. The store sets ``version``. What ``change``
         raises fails the Deferred, and nothing is written. With ``drop_transcript`` the messages of the
-        session that was stored go in the same transaction. Returns what is stored afterwards.
+        session that was stored go in the same transaction; ``append`` is put at the end of the transcript
+        of the one that ``change`` gives. Returns what is stored afterwards.
         """
 
     def delete_session(
@@ -113,6 +118,12 @@ class IStore(IService):
     def count_messages(session_id: str) -> Deferred[int]:
         """Return how many messages a transcript holds."""
 
+    def newest_summary(session_id: str) -> Deferred[Message | None]:
+        """Return the newest message of a transcript that says that what came before was summarised.
+
+        Its role is ``system``, and its meta have the ``kind`` ``compaction``.
+        """
+
     def accept_turn(
         run: RunRecord, change: Callable[[Session | None], Session], message: Message | None
     ) -> Deferred[tuple[Session, Message | None]]:
@@ -130,7 +141,8 @@ class IStore(IService):
         """Store the end of a run in one transaction: record, last events, messages, session counters.
 
         The session is updated in place (tokens added, previews, updated_at_ms, aborted_last_run), if
-        it still exists under the run's key with the run's session id; the rest is written in any case.
+        it still exists under the run's key with the run's session id; the rest, what its models used
+        included, is written in any case.
         With ``moved_from`` the events of that epoch are put under the run's own. Returns the messages with
         their seq. Fails with VersionConflict for a run that has ended.
         """
@@ -165,6 +177,15 @@ class IStore(IService):
 
     def event_span(run_id: str) -> Deferred[EventSpan | None]:
         """Return which events of a run's log are stored, in its own epoch; None for an unknown run."""
+
+    def sum_usage(query: UsageQuery) -> Deferred[tuple[UsageSum, ...]]:
+        """Add up what runs used; the parts that were used last come first.
+
+        Without parts to tell apart there is one sum, or none if nothing was used.
+        """
+
+    def sum_latency(query: UsageQuery) -> Deferred[tuple[LatencySum, ...]]:
+        """Tell how long runs took whose usage is known: of each day, or in all; ``limit`` is ignored."""
 
     def prune_runs(ended_before_ms: int, limit: int) -> Deferred[int]:
         """Delete ended runs with their events, at most ``limit`` runs; return how many."""

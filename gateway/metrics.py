@@ -149,10 +149,11 @@ class Metrics:
         """Count an answer to a position in a run's log: up-to-date, replay, gap or unknown."""
         self._log_reads.add(1, status)
 
-    def retained(self, *, runs: int, events: int) -> None:
+    def retained(self, *, runs: int, events: int, usage: int) -> None:
         """Count what one pass of the retention policy removed."""
         self._retention.add(runs, "runs")
         self._retention.add(events, "events")
+        self._retention.add(usage, "usage")
 
     def store_state(self, *, failing: bool) -> None:
         """Say whether the store fails to write now."""

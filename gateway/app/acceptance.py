@@ -224,16 +224,15 @@ class Acceptance:
     def _lane_full(self, session_key: str) -> Unavailable:
         """Return the refusal of a session where too many runs wait: it names the one that goes."""
         first, *waiting = self._runs.lanes.runs(session_key)
-        drive = self._runs.drive(first)
-        assert drive is not None
         error = _busy("too many messages wait in this session")
-        error.details = {
-            "reason": "session-busy",
-            "runId": first,
-            "since": drive.run.started_at_ms or drive.run.accepted_at_ms,
-            "busyMs": drive.busy_ms,
-            "waiting": len(waiting),
-        }
+        error.details = {"reason": "session-busy", "waiting": len(waiting)}
+        drive = self._runs.drive(first)
+        if drive is not None:  # else the session is held by something that is no run
+            error.details |= {
+                "runId": first,
+                "since": drive.run.started_at_ms or drive.run.accepted_at_ms,
+                "busyMs": drive.busy_ms,
+            }
         return error
 
     def _drop(self, run: Run, outcome: RunOutcome | None) -> None:

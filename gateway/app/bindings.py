@@ -10,7 +10,6 @@ import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
-from gateway.core.run import Run
 from gateway.interfaces import IStore
 from gateway.model import Session
 
@@ -27,15 +26,18 @@ def agent_session_of(session: Session | None, kind: str) -> str | None:
     return bound[len(prefix) :] if bound is not None and bound.startswith(prefix) else None
 
 
-def bind(store: IStore, run: Run, kind: str, name: str | None) -> Deferred[None]:
-    """Keep what the backend calls a run's conversation, while the session is still the run's.
+def bind(
+    store: IStore, key: str, session_id: str, *, kind: str, name: str | None
+) -> Deferred[None]:
+    """Keep what a backend calls the conversation of a session, while that has still this id.
 
     The Deferred never fails: what goes wrong is logged, and costs the agent its conversation at most.
     """
     if name is not None and len(name) > MAX_NAME_CHARS:
-        _log.warn("run {run}: the agent's name of the conversation is too long", run=run.run_id)
+        _log.warn(
+            "session {session}: the agent's name of the conversation is too long", session=key
+        )
         name = None
-    key, session_id = run.session_key, run.session_id
     bound = None if name is None else f"{kind}:{name}"
 
     def change(current: Session | None) -> Session | None:

@@ -34,12 +34,10 @@ from gateway.core.batch import collected, launched
 from gateway.core.lanes import Lanes
 from gateway.core.outcome import COLLECTED
 from gateway.core.run import Run, RunOutcome, RunOutput
+from gateway.core.usage import MAX_TOKENS, turn_usage
 from gateway.errors import BackendError
 from gateway.interfaces import IClock, IStore
 from gateway.model import Message, RunRequest, RunResult, RunState, Session, TurnEnd, Usage
-
-MAX_TOKENS = 2**53
-"""The largest whole number that every reader of JSON knows exactly."""
 
 AGENT_FAILED = "the agent failed (see the gateway's log)"
 UNENCODABLE = "the agent's result could not be encoded"
@@ -249,6 +247,7 @@ class Drive:
             overflow=lambda text: self.finish(RunState.FAILED, error=text),
             unfinished=lambda: (*lanes.runs(key), *taken),
             kind=kind,
+            summaries=host.sessions.summaries,
         )
 
     def finish(self, state: RunState, **how: Any) -> None:
@@ -267,14 +266,12 @@ class Drive:
         self.question.look_up()
         outcome = outputs[-1].outcome
         assert outcome is not None
-        usage = outcome.usage
         end = TurnEnd(
             run=run.record(outcome),
             messages=self._host.sessions.answer_of(run, outcome),
             events=self._host.log.end(run, outputs),
-            input_tokens=usage.input_tokens if usage else 0,
-            output_tokens=usage.output_tokens if usage else 0,
             moved_from=self._moved_from,
+            **turn_usage(outcome),
         )
         announce = Link(lambda messages: self._announce(outputs, outcome, messages))
         self._host.ends.store(end, announce, not_before=self._accepted_at + self._host.end_delay_s)

@@ -26,7 +26,7 @@ INTERVAL_S = 600.0
 """How long after the policy was met it is applied again."""
 
 PASSES = 8
-"""Passes of the store in one beat; each removes up to 256 runs, in small transactions."""
+"""Passes of the store in one beat; each removes up to 256 runs or 1000 entries of usage, in small steps."""
 
 DAY_MS = 86_400_000
 
@@ -57,12 +57,15 @@ class Keeper(Periodic):
     def policy(self) -> Retention:
         """Return what is to be kept as of now; 0 in the configuration keeps everything."""
         config = self._config
-        days, keep = config.retain_days, config.retain_runs_per_session
         return Retention(
-            ended_before_ms=round(self._now_ms() - days * DAY_MS) if days else None,
-            runs_per_session=keep or None,
+            ended_before_ms=self._before_ms(config.retain_days),
+            runs_per_session=config.retain_runs_per_session or None,
             log_bytes=config.retain_bytes or None,
+            usage_before_ms=self._before_ms(config.retain_usage_days),
         )
+
+    def _before_ms(self, days: float) -> int | None:
+        return round(self._now_ms() - days * DAY_MS) if days else None
 
     def beat(self) -> Deferred[None]:
         """Remove a part of what is not kept, if it is time for it; what is left is for the next beat."""
@@ -89,7 +92,7 @@ class Keeper(Periodic):
         policy = self.policy()
         for _ in range(PASSES):
             done: RetentionPass = await self._store.apply_retention(policy)
-            self._metrics.retained(runs=done.runs, events=done.events)
+            self._metrics.retained(runs=done.runs, events=done.events, usage=done.usage)
             if not done.more:
                 return True
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, fail
 from twisted.logger import Logger
 
 from gateway.app.acceptance import Acceptance
@@ -18,6 +18,7 @@ from gateway.app.coming import Coming
 from gateway.app.deferreds import shielded
 from gateway.app.drive import Drive
 from gateway.app.ends import STORE_PATIENCE_S, Ends, outcome_of
+from gateway.app.holds import Hold, Holds
 from gateway.app.queueing import Queueing
 from gateway.app.recovery import Recovery
 from gateway.app.runlog import RunLog
@@ -66,6 +67,7 @@ class Runs:
         self.epoch = entropy.uuid4()
         """Distinguishes the logs of this process from those of another."""
         self.lanes = Lanes(limits.lane_depth)
+        self.holds = Holds(self.lanes, self.go_on)
         self.window = IdempotencyWindow(
             maximum=limits.idempotency_max, ttl_s=limits.idempotency_ttl_s
         )
@@ -169,6 +171,16 @@ class Runs:
         run = self.get(run_id)
         return self.coming.session_of(run_id) if run is None else run.session_key
 
+    def hold(self, session_key: str, hold_id: str) -> Deferred[Hold]:
+        """Return a session once no run of it goes; none goes until the hold is released.
+
+        Cancel the Deferred to wait no more. Fails with Unavailable where too many wait, or the gateway
+        stops.
+        """
+        if self._stopping:
+            return fail(Unavailable("the gateway is stopping", retryable=True))
+        return self.holds.hold(session_key, hold_id)
+
     async def outcome(self, run_id: str, timeout_s: float) -> RunOutcome | None:
         """Return how a run ended, also one from before a restart; None if it does not in ``timeout_s``.
 
@@ -231,6 +243,7 @@ class Runs:
     def refuse(self) -> None:
         """Take no more runs, and begin none of those that wait: they stay in the store as they are."""
         self._stopping = True
+        self.holds.dismiss(Unavailable("the gateway is stopping", retryable=True))
 
     def dismiss(self, error: GatewayError) -> None:
         """Tell everybody who waits for a run that this gateway will not end any more."""
@@ -299,6 +312,8 @@ class Runs:
     def go_on(self, session_key: str) -> None:
         """Let the first run of a session go, if it waits for nothing but its turn."""
         first = self.lanes.runs(session_key)[:1]
+        if first and self.holds.reached(first[0]):
+            return
         drive = self._drives[first[0]] if first else None
         # One that the store has as running was promised to go at once.
         if drive is not None and drive.waiting and (drive.noted or not self._stopping):

@@ -11,12 +11,14 @@ from twisted.logger import Logger
 
 from gateway.app.agents import AgentDirectory
 from gateway.app.hub import Hub
+from gateway.app.summaries import Summaries
 from gateway.core.events import Event
 from gateway.core.projection import chat_end, usage_payload
 from gateway.core.run import Run, RunOutcome
 from gateway.core.sessionkey import agent_of
 from gateway.core.sessionrow import session_row
 from gateway.core.transcript import text_of, wire_message
+from gateway.core.usage import run_usage
 from gateway.errors import InvalidRequest
 from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.model import Message, RunRequest, RunState, Session, SessionQuery
@@ -46,6 +48,12 @@ class Sessions:
         self._store = store
         self._hub = hub
         self._agents = agents
+        self.summaries = Summaries(
+            clock=clock,
+            entropy=entropy,
+            store=store,
+            announce=lambda session: self.announce(session, reason="compact"),
+        )
         self._busy: Callable[[str], bool] = lambda _key: False
         self._labels = DeferredLock()
         """Held from the check that a label is free until it is taken."""
@@ -95,7 +103,7 @@ class Sessions:
         if outcome.model is not None:
             meta["model"] = outcome.model
         if outcome.usage is not None:
-            meta["usage"] = usage_payload(outcome.usage.input_tokens, outcome.usage.output_tokens)
+            meta["usage"] = run_usage(outcome.usage)
         if outcome.state is RunState.ABORTED:
             meta["aborted"] = True
         message = Message(
@@ -340,6 +348,23 @@ class Sessions:
         if run_id is not None:
             payload["runId"] = run_id
         self._hub.send_to(Event("sessions.changed", payload), followers, session.key)
+
+    def announce_operation(
+        self, key: str, agent_id: str, operation_id: str, phase: str, **what: Any
+    ) -> None:
+        """Send ``session.operation`` of a compaction to those who follow this session or all."""
+        followers = self._hub.session_followers(key, watched=True)
+        if followers:
+            payload = {
+                "operationId": operation_id,
+                "operation": "compact",
+                "phase": phase,
+                "sessionKey": key,
+                "agentId": agent_id,
+                "ts": self._clock.now_ms(),
+                **what,
+            }
+            self._hub.send_to(Event("session.operation", payload), followers, key)
 
     def announce_messages(self, key: str, agent_id: str, messages: Sequence[Message]) -> None:
         """Send each as ``session.message`` to those who follow this session or all."""

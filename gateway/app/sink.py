@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
 from gateway.app.bindings import bind
+from gateway.app.summaries import Summaries
 from gateway.core.provenance import with_source
 from gateway.core.run import Run, RunOutput
 from gateway.interfaces import IClock, IRunSink, IStore
@@ -37,6 +38,7 @@ class Sink:
         overflow: Callable[[str], None],
         unfinished: Callable[[], Collection[str]],
         kind: str,
+        summaries: Summaries,
     ) -> None:
         """Make the sink of a run.
 
@@ -45,6 +47,7 @@ class Sink:
         :param unfinished: returns the runs of this session that go or wait: their messages are stored
             already, but are no history yet.
         :param kind: the backend's name, as the configuration has it.
+        :param summaries: reads and shortens histories.
         """
         self._run: Run | None = run
         self._clock = clock
@@ -54,6 +57,7 @@ class Sink:
         self._overflow: Callable[[str], None] | None = overflow
         self._unfinished = unfinished
         self._kind = kind
+        self._summaries = summaries
         self._timer: IDelayedCall | None = None
 
     def text(self, delta: str) -> None:
@@ -84,18 +88,17 @@ class Sink:
             self._emit(output)
 
     def history(self, limit: int) -> Deferred[tuple[Message, ...]]:
-        """Return the newest ``limit`` messages of the turns before this one, oldest first."""
-        if self._run is None or limit <= 0:
+        """Return the newest ``limit`` messages of the turns before this one, oldest first.
+
+        Where the conversation was shortened the summary is the first of them.
+        """
+        if self._run is None:
             return succeed(())
         unfinished = frozenset(self._unfinished())
-        listed: Deferred[tuple[Message, ...]] = self._store.list_messages(
-            self._run.session_id, limit=limit + len(unfinished)
+        told: Deferred[tuple[Message, ...]] = Deferred.fromCoroutine(
+            self._summaries.history(self._run.session_id, limit, unfinished)
         )
-        return listed.addCallback(
-            lambda messages: tuple(with_source(m) for m in messages if m.run_id not in unfinished)[
-                -limit:
-            ]
-        )
+        return told.addCallback(lambda messages: tuple(map(with_source, messages)))
 
     def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:
         """Ask an operator. There is nobody to ask so far: None."""
@@ -104,11 +107,24 @@ class Sink:
     def bind(self, agent_session: str | None) -> None:
         """Remember the backend's name of the conversation with the session, or that it has none."""
         if self._run is not None:
-            bind(self._store, self._run, self._kind, agent_session)
+            run = self._run
+            bind(self._store, run.session_key, run.session_id, kind=self._kind, name=agent_session)
 
     def compacted(self, compaction: Compaction) -> Deferred[None]:
-        """Note a summary: not kept so far."""
-        return succeed(None)
+        """Write a summary into the transcript; it fails as the store does."""
+        if self._run is None:
+            return succeed(None)
+        run = self._run
+        noting = Deferred.fromCoroutine(
+            self._summaries.note(
+                run.session_key,
+                run.session_id,
+                compaction,
+                frozenset((run.run_id, *self._unfinished())),
+                began_ms=run.started_at_ms,
+            )
+        )
+        return noting.addCallback(lambda _: None)
 
     def close(self) -> None:
         """The run is over: nothing more is taken."""

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.core.events import Delivery, Event, TextDelta
 from gateway.core.run import Run, RunOutcome, RunOutput, clean_detail
+from gateway.core.usage import run_usage
 from gateway.errors import BackendErrorKind
 from gateway.model import RunState
 
@@ -91,7 +92,7 @@ def chat_end(
     elif state == "final":
         four["stopReason"] = outcome.stop_reason or "stop"
         if outcome.usage is not None:
-            four["usage"] = usage_payload(outcome.usage.input_tokens, outcome.usage.output_tokens)
+            four["usage"] = run_usage(outcome.usage)
     return Event("chat", four, v3=three, delivery=Delivery.MUST, group=run_id)
 
 

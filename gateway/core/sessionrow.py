@@ -48,8 +48,9 @@ def session_row(
         "status": "running" if busy else "idle",
         "inputTokens": session.input_tokens,
         "outputTokens": session.output_tokens,
-        "totalTokens": session.total_tokens,
+        "totalTokens": _context(session),
         "totalTokensFresh": True,
+        "compactionCount": session.compactions,
         "modelProvider": model.provider,
         "model": model.id,
         "contextTokens": model.context_window or DEFAULT_CONTEXT_TOKENS,
@@ -80,14 +81,21 @@ def session_entry(session: Session) -> dict[str, Any]:
         "abortedLastRun": session.aborted_last_run,
         "inputTokens": session.input_tokens,
         "outputTokens": session.output_tokens,
-        "totalTokens": session.total_tokens,
+        "totalTokens": _context(session),
         "totalTokensFresh": True,
+        "compactionCount": session.compactions,
     }
     if session.label is not None:
         entry["label"] = session.label
     if session.parent_key is not None:
         entry["parentSessionKey"] = session.parent_key
     return entry
+
+
+def _context(session: Session) -> int:
+    """Return what clients show as the session's tokens: those in the agent's context, where that is known."""
+    told = session.context_tokens
+    return session.total_tokens if told is None else told
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.core.frames import encode
@@ -13,6 +13,9 @@ MAX_CHARS_V4: Final = 8_000
 MAX_MESSAGE_BYTES: Final = 128 * 1024
 MAX_TOTAL_BYTES: Final = 6 * 1024 * 1024
 PREVIEW_CHARS: Final = 120
+
+SUMMARY_KIND: Final = "compaction"
+"""The ``kind`` in the meta of a summary."""
 
 OMITTED: Final = "[chat.history omitted: message too large]"
 CUT: Final = "\n…(cut)…"
@@ -47,10 +50,24 @@ def preview(text: str, limit: int = PREVIEW_CHARS) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def is_summary(message: Message) -> bool:
+    """Whether a message says what was said before it, for an agent that is told no more of that."""
+    return message.role == "system" and message.meta.get("kind") == SUMMARY_KIND
+
+
+def _summary_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("keptMessages", "tokensBefore", "tokensAfter")
+    return {name: meta[name] for name in names if name in meta}
+
+
 def wire_message(message: Message, protocol: int) -> dict[str, Any]:
-    """Return one message as both versions show it; version 4 adds its id and place."""
+    """Return one message as both versions show it; version 4 adds its id and place.
+
+    A summary is marked for both: clients draw a line where a conversation was shortened.
+    """
+    summary = is_summary(message)
     shown: dict[str, Any] = {
-        **message.meta,
+        **(_summary_meta(message.meta) if summary else message.meta),
         "role": message.role,
         "content": message.content,
         "timestamp": message.timestamp_ms,
@@ -64,6 +81,9 @@ def wire_message(message: Message, protocol: int) -> dict[str, Any]:
             if message.role == "user":
                 place["idempotencyKey"] = f"{message.run_id}:user"
         shown["__openclaw"] = place
+    if summary:
+        place = shown.setdefault("__openclaw", {"id": message.message_id})
+        place["kind"] = SUMMARY_KIND
     return shown
 
 

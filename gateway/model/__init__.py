@@ -36,6 +36,7 @@ from gateway.model.runs import (
     TurnEnd,
 )
 from gateway.model.sessions import Message, Session, SessionPage, SessionQuery
+from gateway.model.usage import DaySpan, LatencySum, UsagePart, UsageQuery, UsageSum
 
 __all__ = [
     "REQUEST_MAX_BYTES",
@@ -43,12 +44,14 @@ __all__ = [
     "Attachment",
     "ClientInfo",
     "Compaction",
+    "DaySpan",
     "Decision",
     "Device",
     "DeviceToken",
     "EventSpan",
     "InputProvenance",
     "Json",
+    "LatencySum",
     "Message",
     "ModelInfo",
     "ModelUsage",
@@ -71,6 +74,9 @@ __all__ = [
     "Struct",
     "TurnEnd",
     "Usage",
+    "UsagePart",
+    "UsageQuery",
+    "UsageSum",
     "decode_request",
     "encode_request",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from gateway.model.agents import ModelUsage
 from gateway.model.base import Struct
 from gateway.model.sessions import Message
 
@@ -77,6 +78,10 @@ class TurnEnd(Struct, frozen=True, kw_only=True):
     events: tuple[RunEvent, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
+    context_tokens: int | None = None
+    """What is in the agent's context now, where it said so."""
+    usage: tuple[ModelUsage, ...] = ()
+    """What each model used; it outlives the run."""
     system_sent: bool = True
     moved_from: str | None = None
     """An epoch whose events become part of the log under the run's epoch, before the ones here: the log of
@@ -112,6 +117,8 @@ class Retention(Struct, frozen=True, kw_only=True):
     """Of each session so many of the runs accepted last stay, the others are forgotten."""
     log_bytes: int | None = None
     """What the logs of ended runs may take of the disk; the oldest events go, their runs stay known."""
+    usage_before_ms: int | None = None
+    """What runs used that ended before this time is forgotten."""
 
 
 class RetentionPass(Struct, frozen=True, kw_only=True):
@@ -120,3 +127,5 @@ class RetentionPass(Struct, frozen=True, kw_only=True):
     runs: int
     events: int
     more: bool
+    usage: int = 0
+    """Entries of usage."""

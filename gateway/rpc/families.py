@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.rpc import (
     agent,
+    compacting,
     history,
     inspect,
     listings,
@@ -14,6 +15,7 @@ from gateway.rpc import (
     sessions,
     system,
     turns,
+    usage,
 )
 from gateway.rpc.table import MethodTable
 
@@ -29,10 +31,12 @@ def build_table() -> MethodTable:
         runs,
         history,
         sessions,
+        compacting,
         listings,
         nodes,
         inspect,
         maintenance,
+        usage,
     ):
         table.include(family.methods)
     return table

@@ -137,6 +137,14 @@ class SessionsDeleteParams(Params, frozen=True):
     ] = UNSET
 
 
+class SessionsCompactParams(Params, frozen=True):
+    """Which session to shorten; with ``maxLines`` to its last messages, else by a summary of its agent."""
+
+    key: NonEmpty
+    max_lines: Positive | UnsetType = UNSET
+    agent_id: Expected = UNSET
+
+
 class SessionsMessagesSubscribeParams(Params, frozen=True):
     """Which session to listen to."""
 

@@ -34,6 +34,9 @@ STEP_EVENTS = 500
 STEP_BYTES = 1024 * 1024
 """What one step removes at most, but for one event that is larger by itself: 2 to 10 ms."""
 
+STEP_USAGE = 1000
+"""Entries of usage that one step forgets at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.errors import StoreError, VersionConflict
 from gateway.model import Message, RunQuery, RunRecord, RunState, Session, TurnEnd
-from gateway.store import logs, sessions, transcripts
+from gateway.store import logs, sessions, transcripts, usage
 from gateway.store.changes import call_change
 from gateway.store.tables import columns_of, run_events, runs, to_record, to_values
 
@@ -124,6 +124,7 @@ def finish(connection: Connection, end: TurnEnd) -> tuple[Message, ...]:
     if end.moved_from is not None:
         logs.move(connection, run.run_id, end.moved_from, run.epoch)
     logs.append(connection, end.events)
+    usage.append(connection, run, end.usage)
     current = sessions.by_key(connection, run.session_key)
     if current is not None and current.session_id == run.session_id:
         sessions.write(connection, run.session_key, current, _after(current, end, run.ended_at_ms))
@@ -143,6 +144,7 @@ def _end_record(connection: Connection, run: RunRecord, more_bytes: int) -> None
 
 
 def _after(session: Session, end: TurnEnd, ended_at_ms: int) -> Session:
+    told = end.context_tokens
     return structs.replace(
         sessions.with_previews(session, end.messages),
         updated_at_ms=ended_at_ms,
@@ -151,6 +153,7 @@ def _after(session: Session, end: TurnEnd, ended_at_ms: int) -> Session:
         input_tokens=session.input_tokens + end.input_tokens,
         output_tokens=session.output_tokens + end.output_tokens,
         total_tokens=session.total_tokens + end.input_tokens + end.output_tokens,
+        context_tokens=session.context_tokens if told is None else told,
     )
 
 

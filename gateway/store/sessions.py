@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import structs
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
@@ -46,6 +46,7 @@ def update_by(
     change: Callable[[Session | None], Session | None],
     *,
     drop_transcript: bool = False,
+    append: Sequence[Message] = (),
 ) -> Session | None:
     """Store what ``change`` makes of a session; return what is stored afterwards."""
     current = by_key(connection, key)
@@ -54,7 +55,9 @@ def update_by(
         return current
     if drop_transcript and current is not None:
         transcripts.delete_all(connection, current.session_id)
-    return write(connection, key, current, wanted)
+    stored = write(connection, key, current, wanted)
+    transcripts.append(connection, stored.session_id, append)
+    return stored
 
 
 def write(connection: Connection, key: str, current: Session | None, wanted: Session) -> Session:

@@ -13,6 +13,7 @@ from gateway.model import (
     Device,
     DeviceToken,
     EventSpan,
+    LatencySum,
     Message,
     Retention,
     RetentionPass,
@@ -23,8 +24,10 @@ from gateway.model import (
     SessionPage,
     SessionQuery,
     TurnEnd,
+    UsageQuery,
+    UsageSum,
 )
-from gateway.store import devices, logs, retention, runs, sessions, transcripts
+from gateway.store import devices, logs, retention, runs, sessions, transcripts, usage
 from gateway.store.database import Database
 
 
@@ -50,10 +53,17 @@ class SQLStore(Database):
         change: Callable[[Session | None], Session | None],
         *,
         drop_transcript: bool = False,
+        append: Sequence[Message] = (),
     ) -> Deferred[Session | None]:
-        """See IStore."""
+        """See IStore. The previews of the session stay as they are."""
         return self._write(
-            partial(sessions.update_by, key=key, change=change, drop_transcript=drop_transcript)
+            partial(
+                sessions.update_by,
+                key=key,
+                change=change,
+                drop_transcript=drop_transcript,
+                append=tuple(append),
+            )
         )
 
     def delete_session(
@@ -89,6 +99,10 @@ class SQLStore(Database):
     def count_messages(self, session_id: str) -> Deferred[int]:
         """See IStore."""
         return self._read(partial(transcripts.count, session_id=session_id))
+
+    def newest_summary(self, session_id: str) -> Deferred[Message | None]:
+        """See IStore."""
+        return self._read(partial(transcripts.newest_summary, session_id=session_id))
 
     def accept_turn(
         self,
@@ -143,6 +157,14 @@ class SQLStore(Database):
         """See IStore."""
         return self._read(partial(logs.span, run_id=run_id))
 
+    def sum_usage(self, query: UsageQuery) -> Deferred[tuple[UsageSum, ...]]:
+        """See IStore."""
+        return self._read(partial(usage.add_up, query=query))
+
+    def sum_latency(self, query: UsageQuery) -> Deferred[tuple[LatencySum, ...]]:
+        """See IStore. The 95th percentile is that of the nearest rank."""
+        return self._read(partial(usage.latency, query=query))
+
     def prune_runs(self, ended_before_ms: int, limit: int) -> Deferred[int]:
         """See IStore. Everything else waits meanwhile: keep ``limit`` small and come again."""
         return self._write(partial(runs.prune, ended_before_ms=ended_before_ms, limit=limit))
@@ -154,7 +176,7 @@ class SQLStore(Database):
     async def _apply(self, policy: Retention) -> RetentionPass:
         plan = await self._read(partial(retention.plan, policy=policy))
         if plan is None:
-            return RetentionPass(runs=0, events=0, more=False)
+            return await self._forget_usage(policy.usage_before_ms)
         forgotten = events = 0
         while plan.run_ids:
             step = await self._write(partial(retention.carry_out, plan=plan))
@@ -162,6 +184,13 @@ class SQLStore(Database):
             events += step.events
             plan = step.left
         return RetentionPass(runs=forgotten, events=events, more=True)
+
+    async def _forget_usage(self, before_ms: int | None) -> RetentionPass:
+        removed = 0
+        if before_ms is not None:
+            work = partial(usage.prune, before_ms=before_ms, limit=retention.STEP_USAGE)
+            removed = await self._write(work)
+        return RetentionPass(runs=0, events=0, more=removed > 0, usage=removed)
 
     def get_device(self, device_id: str) -> Deferred[Device | None]:
         """See IStore."""

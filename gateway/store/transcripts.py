@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import structs
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select
 
 from gateway.model import Json, Message
 from gateway.store.tables import columns_of, messages, to_record, to_values
@@ -25,6 +25,12 @@ _NEWEST = (
     .order_by(messages.c.seq.desc())
     .limit(bindparam("limit"))
     .offset(bindparam("offset"))
+)
+# Word for word the condition of the index; other messages of the system are few.
+_SYSTEM = (
+    select(*columns_of(messages, Message))
+    .where(_of_session, messages.c.role == literal_column("'system'"))
+    .order_by(messages.c.seq.desc())
 )
 _NEWEST_BEFORE = _NEWEST.where(messages.c.seq < bindparam("before_seq"))
 
@@ -59,6 +65,15 @@ def newest(
 def count(connection: Connection, session_id: str) -> int:
     """Return how many messages a transcript holds."""
     return connection.execute(_COUNT, {"session_id": session_id}).scalar_one()
+
+
+def newest_summary(connection: Connection, session_id: str) -> Message | None:
+    """Return the newest message that says what was said before it."""
+    for row in connection.execute(_SYSTEM, {"session_id": session_id}):
+        message = to_record(Message, row)
+        if message.meta.get("kind") == "compaction":
+            return message
+    return None
 
 
 def delete_all(connection: Connection, session_id: str) -> None:

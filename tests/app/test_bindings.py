@@ -129,6 +129,6 @@ def test_what_can_not_be_kept(gate: Gate, client: Client) -> None:
     assert bound(gate) is None
     assert log.texts[:2] == [
         f"session {KEY}: the agent's conversation was not noted: disk full",
-        "run r1: the agent's name of the conversation is too long",
+        f"session {KEY}: the agent's name of the conversation is too long",
     ]
     assert client.ends() == (["final"], ["end"])

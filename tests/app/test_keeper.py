@@ -27,7 +27,7 @@ class Store:
 
     def apply_retention(self, policy: Retention) -> Deferred[RetentionPass]:
         self.policies.append(policy)
-        return self.answer or succeed(RetentionPass(runs=2, events=30, more=self.more))
+        return self.answer or succeed(RetentionPass(runs=2, events=30, more=self.more, usage=4))
 
 
 class Rig:
@@ -46,20 +46,21 @@ class Rig:
 
 def test_the_policy() -> None:
     """It is what the configuration says, as of now."""
-    rig = Rig(retain_days=1.5, retain_runs_per_session=7, retain_bytes=9000)
+    rig = Rig(retain_days=1.5, retain_runs_per_session=7, retain_bytes=9000, retain_usage_days=9)
     rig.clock.advance(10)
 
     assert rig.keeper.policy() == Retention(
         ended_before_ms=FakeClock.EPOCH_MS + 10_000 - DAY_MS * 3 // 2,
         runs_per_session=7,
         log_bytes=9000,
+        usage_before_ms=FakeClock.EPOCH_MS + 10_000 - DAY_MS * 9,
     )
     rig.keeper.stopService()
 
 
 def test_no_limits() -> None:
     """Zero keeps everything."""
-    rig = Rig(retain_days=0, retain_runs_per_session=0, retain_bytes=0)
+    rig = Rig(retain_days=0, retain_runs_per_session=0, retain_bytes=0, retain_usage_days=0)
 
     assert rig.keeper.policy() == Retention()
     rig.keeper.stopService()
@@ -87,6 +88,7 @@ def test_a_beat_is_bounded() -> None:
     text = rig.metrics.render().decode()
     assert f'gateway_retention_removed_total{{what="runs"}} {2.0 * again}' in text
     assert f'gateway_retention_removed_total{{what="events"}} {30.0 * again}' in text
+    assert f'gateway_retention_removed_total{{what="usage"}} {4.0 * again}' in text
     assert rig.clock.getDelayedCalls() == []
 
 

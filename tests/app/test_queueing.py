@@ -446,6 +446,34 @@ def test_the_stop_command_ends_all_modes(gate: Gate) -> None:
     assert gate.backend.started == ["r1"]
 
 
+# -- what is no run
+
+
+def test_messages_behind_a_session_that_is_held(gate: Gate) -> None:
+    """While a session is held messages of all modes wait; one that interrupts is the next."""
+    client = gate.client()
+    hold = result_of(gate.runs.hold("agent:main:main", "hold"))
+    for run, mode in (("r1", "steer"), ("r2", "collect"), ("r3", "interrupt")):
+        client.send(run, run=run, queueMode=mode)
+    waiting = list(gate.backend.started)
+    hold.release()
+
+    assert (waiting, gate.backend.started) == ([], ["r3"])
+
+
+def test_what_waits_to_hold_a_session_parts_what_is_collected(gate: Gate) -> None:
+    """Messages on both sides of what waits for the session are not put together: it comes between."""
+    client = collecting(gate, "r2")
+    held = gate.runs.hold("agent:main:main", "hold")
+    client.send("late", run="r3", queueMode="collect")
+    gate.live("r1").end()
+    gate.live("r2").end()
+    before = list(gate.backend.started)
+    result_of(held).release()
+
+    assert (before, gate.backend.started) == (["r1", "r2"], ["r1", "r2", "r3"])
+
+
 # -- any order
 
 

@@ -165,6 +165,17 @@ def test_a_backend_that_cant_be_steered(gate: Gate) -> None:
     assert client.ends("r2") == ([], [])
 
 
+def test_a_message_behind_what_waits_to_hold_the_session(gate: Gate) -> None:
+    """A message that is to steer is given to the run that goes, whatever waits for the session before it."""
+    offers = Offers(gate, lambda _: True)
+    client = steered(gate)
+    gate.runs.hold("agent:main:main", "hold")
+    client.send("two", run="r2", queueMode="steer")
+
+    assert offers.texts == ["two"]
+    assert client.ends("r2") == (["final"], ["end"])
+
+
 def test_nothing_to_steer(gate: Gate) -> None:
     """Where no run goes a message of mode steer is an ordinary one."""
     offers = Offers(gate)

@@ -61,7 +61,12 @@ def test_the_classes_of_the_table() -> None:
         for delivery in Delivery
     }
     assert classes[Delivery.LATEST] == {"tick", "health"}
-    assert classes[Delivery.DROPPABLE] == {"presence", "sessions.changed", "session.tool"}
+    assert classes[Delivery.DROPPABLE] == {
+        "presence",
+        "sessions.changed",
+        "session.tool",
+        "session.operation",
+    }
     assert classes[Delivery.MUST] >= {"chat", "agent", "shutdown", "session.message"}
 
 

@@ -32,6 +32,10 @@ class OpenClaw:
         """Run ``gateway call METHOD`` with the address and the token on the command line."""
         return self._run("gateway", "call", method, "--json", *self._address(token))
 
+    def usage_cost(self, *options: str) -> Finished:
+        """Run ``gateway usage-cost``."""
+        return self._run("gateway", "usage-cost", *options, *self._address(None))
+
     def agent(self, message: str, *options: str) -> Finished:
         """Run ``agent --message``; the gateway's address comes from the configuration file.
 

@@ -93,3 +93,20 @@ def test_agent_finds_the_default_agent(
 
     assert "to whom it may concern" in done.stdout, done
     assert [run["state"] for run in gateway.ended_runs(MAIN)[before:]] == ["done"]
+
+
+def test_gateway_usage_cost_shows_what_was_used(openclaw: OpenClaw, gateway: Gateway) -> None:
+    """The command ``gateway usage-cost`` reads the tokens of what was said before, as JSON and for people."""
+    openclaw.agent("three small words", "--agent", "main")
+
+    read = openclaw.usage_cost("--days", "7", "--json")
+    shown = openclaw.usage_cost()
+
+    assert read.stdout.startswith("{"), read
+    cost = json.loads(read.stdout)
+    assert cost["days"] == 7
+    assert cost["totals"]["totalTokens"] >= 6
+    assert cost["totals"]["missingCostEntries"] >= 1
+    assert [day["totalTokens"] for day in cost["daily"]] == [cost["totals"]["totalTokens"]]
+    assert cost["daily"][0]["date"] in shown.stdout, shown
+    assert "Total" in shown.stdout, shown

@@ -24,6 +24,7 @@ OPEN = {"health", "connect"}
 
 NODE_METHODS = {"node.event"}
 ADMIN_METHODS = {
+    "sessions.compact",
     "chat.inject",
     "connections.closed",
     "connections.list",

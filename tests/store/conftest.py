@@ -18,7 +18,7 @@ from gateway.testing import FakeClock, result_of
 from .harness import Pump, memory_store
 from .jobs import TABLE
 
-CONTRACTS = ("contract", "contract_logs", "contract_runs", "contract_sessions")
+CONTRACTS = ("contract", "contract_logs", "contract_runs", "contract_sessions", "contract_usage")
 pytest.register_assert_rewrite(*(f"{__package__}.{name}" for name in CONTRACTS))
 
 

@@ -19,6 +19,7 @@ from gateway.model import Device
 from .contract_logs import LogContract, RetentionContract
 from .contract_runs import AcceptContract, FinishContract, OpenRunContract, RunListContract
 from .contract_sessions import ListingContract, SessionContract, TranscriptContract
+from .contract_usage import UsageContract
 from .harness import (
     NOW,
     a_device,
@@ -131,6 +132,7 @@ class StoreContract(
     RunListContract,
     LogContract,
     RetentionContract,
+    UsageContract,
     DeviceContract,
 ):
     """All of it."""

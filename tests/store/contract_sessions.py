@@ -44,6 +44,9 @@ class SessionContract:
             input_tokens=1,
             output_tokens=2,
             total_tokens=2**40,
+            context_tokens=9,
+            compactions=2,
+            agent_session="acp:x",
             parent_key="agent:main:parent",
             last_channel="voice",
             created_via="node",
@@ -56,6 +59,16 @@ class SessionContract:
         assert returned == structs.replace(session, version=1)
         assert wait(store.get_session(KEY)) == returned
         assert wait(store.get_session_by_id(session.session_id)) == returned
+
+    def test_change_that_appends(self, store: IStore, wait: Wait) -> None:
+        """Messages that come with a change are stored with it, and not without it."""
+        wait(store.update_session(KEY, setting(session_id="s"), append=[a_message("one")]))
+        wait(store.update_session(KEY, lambda current: None, append=[a_message("two")]))
+
+        (message,) = wait(store.list_messages("s", limit=9))
+
+        assert (message.seq, message.message_id) == (1, "m one")
+        assert wait(store.get_session(KEY)).last_message_preview is None
 
     def test_change_sees_what_is_stored(self, store: IStore, wait: Wait) -> None:
         """A change is given the stored session, and the version rises by one with every write."""

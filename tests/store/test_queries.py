@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import Connection, Engine, event, update
 
 from gateway.errors import VersionConflict
-from gateway.model import Device, Retention, RunQuery, RunRecord, RunState, Session, SessionQuery
+from gateway.model import (
+    DaySpan,
+    Device,
+    ModelUsage,
+    Retention,
+    RunQuery,
+    RunRecord,
+    RunState,
+    Session,
+    SessionQuery,
+    UsageQuery,
+)
 from gateway.store import (
     devices,
     logs,
@@ -21,6 +33,7 @@ from gateway.store import (
     sqlite,
     tables,
     transcripts,
+    usage,
 )
 from gateway.store.store import SQLStore
 from gateway.testing import result_of
@@ -38,6 +51,15 @@ from .harness import (
     as_it_is,
     putting,
 )
+
+DAY_MS = 86_400_000
+A_MONTH = UsageQuery(
+    since_ms=NOW - 30 * DAY_MS,
+    until_ms=NOW,
+    by=("day", "agent", "provider", "model"),
+    days=(DaySpan(NOW - 30 * DAY_MS, 0, DAY_MS),),
+)
+USED = ModelUsage(provider="p", model="m")
 
 Plan = Callable[[Callable[[Connection], object]], str]
 
@@ -125,8 +147,13 @@ def test_a_page_that_ends_the_list_is_one_statement(plan: Plan) -> None:
         lambda connection: transcripts.newest(connection, "s", 20, 7, 5),
         lambda connection: transcripts.count(connection, "s"),
         lambda connection: transcripts.delete_all(connection, "s"),
+        lambda connection: transcripts.newest_summary(connection, "s"),
+        lambda connection: usage.add_up(connection, A_MONTH),
+        lambda connection: usage.add_up(connection, structs.replace(A_MONTH, session_keys=(KEY,))),
+        lambda connection: usage.latency(connection, A_MONTH),
+        lambda connection: usage.prune(connection, NOW, 100),
         lambda connection: runs.accept(connection, a_run(), putting(a_session()), a_message()),
-        lambda connection: runs.finish(connection, an_end(events=(an_event(1),))),
+        lambda connection: runs.finish(connection, an_end(events=(an_event(1),), usage=(USED,))),
         lambda connection: runs.by_id(connection, "run-1"),
         lambda connection: runs.open_runs(connection),
         lambda connection: runs.newest(connection, RunQuery(limit=9, session_key=KEY)),
@@ -157,6 +184,7 @@ def test_no_operation_walks_over_a_table(
     assert "SCAN run_events" not in found
     assert "SCAN messages" not in found
     assert "SCAN sessions" not in found
+    assert "SCAN usage" not in found
     assert "SCAN device" not in found
 
 
