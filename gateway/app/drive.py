@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
+from gateway.app.approvals import Approvals
 from gateway.app.deferreds import Link, let_go
 from gateway.app.ends import Ends
 from gateway.app.question import Question
@@ -58,6 +59,7 @@ class Host(Protocol):
     clock: IClock
     store: IStore
     sessions: Sessions
+    approvals: Approvals
     lanes: Lanes
     log: RunLog
     ends: Ends
@@ -249,6 +251,7 @@ class Drive:
             emit=host.dispatch,
             overflow=lambda text: self.finish(RunState.FAILED, error=text),
             unfinished=lambda: lanes.runs(key),
+            approvals=host.approvals,
         )
 
     def finish(self, state: RunState, **how: Any) -> None:
@@ -282,11 +285,11 @@ class Drive:
         """Let go of everything: no more text, no timeout, no backend."""
         sink, work, link = self._sink, self._work, self._link
         self._sink = self._work = self._link = None
-        if sink is not None:
-            sink.close()
-        self._stop_timeout()
         if link is not None:
             link.cut()
+        if sink is not None:
+            sink.close()  # it answers what the backend still asks, and so may end its work
+        self._stop_timeout()
         if work is not None:
             let_go(work, self.run.run_id)
 

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
+from gateway.app.approvals import Approvals
 from gateway.core.run import Run, RunOutput
 from gateway.interfaces import IClock, IRunSink, IStore
 from gateway.model import ApprovalRequest, Compaction, Decision, Message
@@ -34,6 +35,7 @@ class Sink:
         emit: Callable[[RunOutput], None],
         overflow: Callable[[str], None],
         unfinished: Callable[[], Collection[str]],
+        approvals: Approvals,
     ) -> None:
         """Make the sink of a run.
 
@@ -41,6 +43,7 @@ class Sink:
         :param overflow: is told why the answer is refused.
         :param unfinished: returns the runs of this session that go or wait: their messages are stored
             already, but are no history yet.
+        :param approvals: whom questions are put to.
         """
         self._run: Run | None = run
         self._clock = clock
@@ -49,6 +52,7 @@ class Sink:
         self._emit = emit
         self._overflow: Callable[[str], None] | None = overflow
         self._unfinished = unfinished
+        self._approvals = approvals
         self._timer: IDelayedCall | None = None
 
     def text(self, delta: str) -> None:
@@ -91,8 +95,16 @@ class Sink:
         )
 
     def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:
-        """Ask an operator. There is nobody to ask so far: None."""
-        return succeed(None)
+        """Ask an operator; None if nobody could answer, or nobody did in time.
+
+        On stream ``approval`` the run shows that it waits, and that it waits no more. The end of
+        the run answers None; cancel the Deferred to take the question back.
+        """
+        if self._run is None:
+            return succeed(None)
+        return self._approvals.ask(
+            self._run, request, tell=lambda data: self.emit("approval", data)
+        )
 
     def bind(self, agent_session: str | None) -> None:
         """Remember the backend's name of the conversation: not kept so far."""
@@ -102,11 +114,13 @@ class Sink:
         return succeed(None)
 
     def close(self) -> None:
-        """The run is over: nothing more is taken."""
-        self._run = self._overflow = None
+        """The run is over: nothing more is taken, and what it asked is withdrawn."""
+        run, self._run, self._overflow = self._run, None, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if run is not None:
+            self._approvals.run_ended(run.run_id)
 
     def _pace(self, run: Run) -> None:
         if run.text_size > MAX_TEXT_CHARS:

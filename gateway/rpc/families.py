@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.rpc import (
+    approvals,
     history,
     inspect,
     listings,
@@ -15,10 +16,23 @@ from gateway.rpc import (
 )
 from gateway.rpc.table import MethodTable
 
+_FAMILIES = (
+    system,
+    turns,
+    runs,
+    history,
+    sessions,
+    approvals,
+    listings,
+    nodes,
+    inspect,
+    maintenance,
+)
+
 
 def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
-    for family in (system, turns, runs, history, sessions, listings, nodes, inspect, maintenance):
+    for family in _FAMILIES:
         table.include(family.methods)
     return table
