@@ -98,7 +98,7 @@ class Approvals:
         self._asked: Counter[str] = Counter()
         """How many are pending by who asked."""
         self.history: Registry[Approval] = Registry(
-            "approval_history", maximum=limits.approvals_history_max, ttl_s=HISTORY_TTL_S
+            "approvals-ended", maximum=limits.approvals_history_max, ttl_s=HISTORY_TTL_S
         )
         """What has ended, the oldest first."""
         self._timer: IDelayedCall | None = None
