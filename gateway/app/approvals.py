@@ -299,17 +299,22 @@ class Approvals:
         """An operator has come: what waited for one may now wait as long as it is worth."""
         if SCOPE not in caller.scopes:
             return
-        viewer, extended = viewer_of(caller), False
+        viewer = viewer_of(caller)
         for pending in self._pending.values():
-            if not pending.routed and pending.approval.reaches(viewer):
-                pending.routed = extended = True
-                timeout_s, approval = pending.timeout_s, pending.approval
-                approval.extend(
-                    deadline=self._clock.seconds() + timeout_s,
-                    expires_at_ms=self._clock.now_ms() + round(timeout_s * 1000),
-                )
-        if extended:
-            self._arm()
+            if pending.approval.reaches(viewer):
+                self.seen(pending.approval)
+
+    def seen(self, approval: Approval) -> None:
+        """Somebody looks at a question: if nobody could answer it so far, it waits for its whole time."""
+        pending = self._pending.get(approval.id)
+        if pending is None or pending.routed:
+            return
+        pending.routed = True
+        approval.extend(
+            deadline=self._clock.seconds() + pending.timeout_s,
+            expires_at_ms=self._clock.now_ms() + round(pending.timeout_s * 1000),
+        )
+        self._arm()
 
     def sweep(self, now: float) -> int:
         """Let expire what is due; return how many that were."""

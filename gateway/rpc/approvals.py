@@ -110,10 +110,11 @@ def exec_approval_resolve(context: Context, params: ExecApprovalResolveParams) -
 
 @methods.method("exec.approval.get", scope=SCOPE)
 def exec_approval_get(context: Context, params: ExecApprovalIdParams) -> dict[str, Any]:
-    """Show one pending exec approval."""
+    """Show one pending exec approval; who looks gives it the time to be answered."""
     approval = context.services.approvals.find(params.id, viewer_of(context.caller))
     if approval is None or not approval.pending:
         _unknown(context)
+    context.services.approvals.seen(approval)
     return summary(approval)
 
 

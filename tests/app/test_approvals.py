@@ -226,12 +226,13 @@ def test_the_agent_takes_it_back(gate: Gate, ui: Client) -> None:
 def test_one_who_is_told_cancels_another(gate: Gate, ui: Client) -> None:
     """What somebody who is told of the end does can not keep the others from being told."""
     answer = asked(gate)
-    approvals = gate.services.approvals
-    waiting = [approvals.wait(the_one(gate)) for _ in range(3)]
+    approvals, question = gate.services.approvals, the_one(gate)
+    waiting = [approvals.wait(question) for _ in range(3)]
     waiting[0].addCallback(lambda _: waiting[1].cancel())
     cancelled: list[Any] = []
     waiting[1].addErrback(cancelled.append)
-    approvals.end(the_one(gate), Reason.TIMEOUT)
+    assert approvals.end(question, Reason.TIMEOUT)
+    assert not approvals.end(question, Reason.RUN_ABORTED)
     assert result_of(answer) is None
     assert cancelled
     assert result_of(waiting[2]).reason is Reason.TIMEOUT
