@@ -158,20 +158,11 @@ class Approvals:
         Raises InvalidRequest for what can not be shown or an id that is taken, and Unavailable.
         """
         self._check(question, asker, approval_id)
-        question = visible_question(question)
-        now, now_ms = self._clock.seconds(), self._clock.now_ms()
-        approval = Approval(
-            id=approval_id or self._entropy.uuid4(),
-            question=question,
-            asker=asker,
-            created_at_ms=now_ms,
-            expires_at_ms=now_ms + round(timeout_s * 1000),
-            deadline=now + timeout_s,
-        )
+        approval = self._make(question, asker, timeout_s, approval_id)
         routed = self._notices.reaches_anybody(approval)
-        if not routed and patience_s < timeout_s:
-            approval.deadline = now + patience_s
-            approval.expires_at_ms = now_ms + round((patience_s or timeout_s) * 1000)
+        if not routed and 0 < patience_s < timeout_s:
+            approval.deadline = self._clock.seconds() + patience_s
+            approval.expires_at_ms = approval.created_at_ms + round(patience_s * 1000)
         self._log.info(
             "approval asked approval={approval} run={run} session={session} agent={agent}",
             approval=approval.id,
@@ -182,7 +173,7 @@ class Approvals:
             routed=routed,
         )
         if not routed and not patience_s:
-            approval.end(Reason.NO_ROUTE, now_ms)
+            approval.end(Reason.NO_ROUTE, approval.created_at_ms)
             self._remember(approval)
             return approval
         self._pending[approval.id] = _Pending(approval, timeout_s, routed, tell)
@@ -341,6 +332,19 @@ class Approvals:
             raise Unavailable("too many approvals are pending", retryable=True)
         if self._asked[asker.actor] >= self._limits.approvals_per_asker:
             raise Unavailable("too many approvals of this asker are pending", retryable=True)
+
+    def _make(
+        self, question: Question, asker: Asker, timeout_s: float, approval_id: str | None
+    ) -> Approval:
+        now_ms = self._clock.now_ms()
+        return Approval(
+            id=approval_id or self._entropy.uuid4(),
+            question=visible_question(question),
+            asker=asker,
+            created_at_ms=now_ms,
+            expires_at_ms=now_ms + round(timeout_s * 1000),
+            deadline=self._clock.seconds() + timeout_s,
+        )
 
     def _end_all(self, approvals: Iterable[Approval], reason: Reason) -> None:
         for approval in list(approvals):
