@@ -72,6 +72,16 @@ class LimitsConfig(Table, frozen=True):
     """How long the answer to an idempotency key is remembered, in seconds."""
     idempotency_max: Count = 1000
     """Idempotency keys remembered at once."""
+    approvals_max: Count = 1000
+    """Questions that may wait for an operator's answer at once."""
+    approvals_per_asker: Count = 64
+    """The same of one run, one device, or all clients that share a credential."""
+    approvals_history_max: Count = 500
+    """Answered, expired and withdrawn questions remembered, for a day at most."""
+    approval_timeout_s: Seconds = 1800.0
+    """How long an agent's question may wait for an answer, in seconds; its run's timeout goes on."""
+    approval_no_route_s: Seconds = 60.0
+    """The same as long as no client is connected that could answer it, in seconds."""
     presence_max: Count = 200
     """Presence entries at once."""
     presence_ttl_s: Seconds = 300.0

@@ -85,6 +85,8 @@ class Metrics:
         self._ends_waiting = gauge("ends_waiting", "Ends of runs that the store has not taken yet.")
         self._ends_dropped = counter("ends_dropped", "Ends of runs that were never stored.")
         self._log_reads = counter("log_reads", "Positions in logs of runs answered.", "status")
+        self._approvals = counter("approvals", "Approvals by how they ended.", "outcome")
+        self._approvals_pending = gauge("approvals_pending", "Approvals that wait for an answer.")
         self._retention = counter("retention_removed", "What the retention policy removed.", "what")
         self._loop_lag = gauge(
             "loop_lag_seconds", "How late the loop was in the last minute.", "stat"
@@ -144,6 +146,14 @@ class Metrics:
     def listener_failed(self) -> None:
         """Count a listener of a run that raised."""
         self._listener_errors.add(1)
+
+    def approvals_pending(self, count: int) -> None:
+        """Say how many approvals wait for an answer."""
+        self._approvals_pending.set(count)
+
+    def approval_ended(self, outcome: str) -> None:
+        """Count an approval by its decision, or by why there is none."""
+        self._approvals.add(1, outcome)
 
     def log_read(self, status: str) -> None:
         """Count an answer to a position in a run's log: up-to-date, replay, gap or unknown."""

@@ -12,6 +12,7 @@ from typing import Any
 from gateway import __version__
 from gateway.app.admission import Admission
 from gateway.app.agents import AgentDirectory
+from gateway.app.approvals import Approvals
 from gateway.app.context import Services
 from gateway.app.follow import Follows
 from gateway.app.health import REFRESH_S, Health
@@ -105,6 +106,8 @@ class Wiring:
             services.runs.window.claims,
             services.presence,
             services.follows,
+            services.approvals,
+            services.approvals.history,
             *services.ledger.rings,
         )
         return [Measured(registry, self.metrics) for registry in swept]
@@ -131,12 +134,16 @@ class Wiring:
             per_principal=limits.connections_per_principal,
         )
         sessions = Sessions(clock=clock, entropy=entropy, store=store, hub=hub, agents=agents)
+        approvals = Approvals(
+            clock=clock, entropy=entropy, hub=hub, limits=limits, metrics=self.metrics
+        )
         runs = Runs(
             clock=clock,
             entropy=entropy,
             store=store,
             agents=agents,
             sessions=sessions,
+            approvals=approvals,
             limits=limits,
             metrics=self.metrics,
         )
@@ -159,6 +166,7 @@ class Wiring:
             agents=agents,
             sessions=sessions,
             runs=runs,
+            approvals=approvals,
             follows=follows,
             inspection=Inspection(runs, agents),
             nodes=Nodes(clock=clock, store=store, hub=hub),

@@ -13,6 +13,7 @@ from gateway.model import ClientInfo, Principal, Role
 
 if TYPE_CHECKING:
     from gateway.app.agents import AgentDirectory
+    from gateway.app.approvals import Approvals
     from gateway.app.follow import Follows
     from gateway.app.health import Health
     from gateway.app.hub import Hub
@@ -85,6 +86,7 @@ class Services:
     agents: AgentDirectory
     sessions: Sessions
     runs: Runs
+    approvals: Approvals
     follows: Follows
     inspection: Inspection
     nodes: Nodes

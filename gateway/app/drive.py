@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
+from gateway.app.approvals import Approvals
 from gateway.app.bindings import agent_session_of
 from gateway.app.deferreds import Link, let_go
 from gateway.app.ends import Ends
@@ -52,6 +53,7 @@ class Host(Protocol):
     clock: IClock
     store: IStore
     sessions: Sessions
+    approvals: Approvals
     lanes: Lanes
     log: RunLog
     ends: Ends
@@ -248,6 +250,7 @@ class Drive:
             unfinished=lambda: (*lanes.runs(key), *taken),
             kind=kind,
             summaries=host.sessions.summaries,
+            approvals=host.approvals,
         )
 
     def finish(self, state: RunState, **how: Any) -> None:
@@ -280,16 +283,16 @@ class Drive:
         """Let go of everything: no more text, no timeout, no backend."""
         sink, work, link = self._sink, self._work, self._link
         self._sink = self._work = self._link = None
+        if link is not None:
+            link.cut()
         if sink is not None:
-            sink.close()
+            sink.close()  # it answers what the backend still asks, and so may end its work
         self._noting.stop()
         self._stop_timeout()
         self._companions = []
         steering, self.steering = self.steering, None
         if steering is not None:
             steering.over(self.run.run_id)
-        if link is not None:
-            link.cut()
         if work is not None:
             let_go(work, self.run.run_id)
 

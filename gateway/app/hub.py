@@ -61,6 +61,8 @@ class Hub:
         """Who may see an event, by its name; found again whenever a connection comes or goes."""
         self._followers: set[str] = set()
         self._watched: dict[str, set[str]] = {}
+        self._with_approvals: dict[str, set[str]] = {}
+        """Of the watched sessions those whose approvals are wanted."""
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -100,6 +102,7 @@ class Hub:
         self._audiences.clear()
         self._followers.discard(connection.conn_id)
         self._watched.pop(connection.conn_id, None)
+        self._with_approvals.pop(connection.conn_id, None)
         caller: Caller = connection.caller
         actor = self._budgeted(caller)
         if actor is not None:
@@ -114,14 +117,16 @@ class Hub:
         if conn_id in self._connections:
             self._followers.add(conn_id)
 
-    def watch(self, conn_id: str, session_key: str) -> None:
-        """Send this connection the messages of one session."""
+    def watch(self, conn_id: str, session_key: str, *, approvals: bool = False) -> None:
+        """Send this connection the messages of one session, and of its approvals if they are wanted."""
         if conn_id not in self._connections:
             return
         keys = self._watched.setdefault(conn_id, set())
         if session_key not in keys and len(keys) >= MAX_WATCHED_SESSIONS:
             raise InvalidRequest(f"a connection may watch at most {MAX_WATCHED_SESSIONS} sessions")
         keys.add(session_key)
+        if approvals:
+            self._with_approvals.setdefault(conn_id, set()).add(session_key)
 
     def unwatch(self, conn_id: str, session_key: str) -> None:
         """End :meth:`watch`."""
@@ -130,10 +135,19 @@ class Hub:
             keys.discard(session_key)
             if not keys:
                 del self._watched[conn_id]
+        wanted = self._with_approvals.get(conn_id)
+        if wanted is not None:
+            wanted.discard(session_key)
+            if not wanted:
+                del self._with_approvals[conn_id]
 
     def watches(self, conn_id: str, session_key: str) -> bool:
         """Whether a connection watches a session by its key."""
         return session_key in self._watched.get(conn_id, ())
+
+    def approval_watchers(self, session_key: str) -> list[str]:
+        """Return the connections that want to hear of the approvals of a session."""
+        return [conn for conn, keys in self._with_approvals.items() if session_key in keys]
 
     def broadcast(self, event: Event) -> None:
         """Send an event to every connection that may see it."""

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from gateway.app.acceptance import Acceptance
 from gateway.app.agents import AgentDirectory
+from gateway.app.approvals import Approvals
 from gateway.app.coming import Coming
 from gateway.app.deferreds import shielded
 from gateway.app.drive import Drive
@@ -54,6 +55,7 @@ class Runs:
         store: IStore,
         agents: AgentDirectory,
         sessions: Sessions,
+        approvals: Approvals,
         limits: LimitsConfig,
         metrics: Metrics,
     ) -> None:
@@ -61,6 +63,7 @@ class Runs:
         self.store = store
         self._agents = agents
         self.sessions = sessions
+        self.approvals = approvals
         self.delta_interval_s = limits.delta_interval_ms / 1000
         self.end_delay_s = END_DELAY_S
         self.metrics = metrics

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
+from gateway.app.approvals import Approvals
 from gateway.app.bindings import bind
 from gateway.app.summaries import Summaries
 from gateway.core.provenance import with_source
@@ -39,6 +40,7 @@ class Sink:
         unfinished: Callable[[], Collection[str]],
         kind: str,
         summaries: Summaries,
+        approvals: Approvals,
     ) -> None:
         """Make the sink of a run.
 
@@ -48,6 +50,7 @@ class Sink:
             already, but are no history yet.
         :param kind: the backend's name, as the configuration has it.
         :param summaries: reads and shortens histories.
+        :param approvals: whom questions are put to.
         """
         self._run: Run | None = run
         self._clock = clock
@@ -58,6 +61,7 @@ class Sink:
         self._unfinished = unfinished
         self._kind = kind
         self._summaries = summaries
+        self._approvals = approvals
         self._timer: IDelayedCall | None = None
 
     def text(self, delta: str) -> None:
@@ -101,8 +105,16 @@ class Sink:
         return told.addCallback(lambda messages: tuple(map(with_source, messages)))
 
     def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:
-        """Ask an operator. There is nobody to ask so far: None."""
-        return succeed(None)
+        """Ask an operator; None if nobody could answer, or nobody did in time.
+
+        On stream ``approval`` the run shows that it waits, and that it waits no more. The end of
+        the run answers None; cancel the Deferred to take the question back.
+        """
+        if self._run is None:
+            return succeed(None)
+        return self._approvals.ask(
+            self._run, request, tell=lambda data: self.emit("approval", data)
+        )
 
     def bind(self, agent_session: str | None) -> None:
         """Remember the backend's name of the conversation with the session, or that it has none."""
@@ -127,11 +139,13 @@ class Sink:
         return noting.addCallback(lambda _: None)
 
     def close(self) -> None:
-        """The run is over: nothing more is taken."""
-        self._run = self._overflow = None
+        """The run is over: nothing more is taken, and what it asked is withdrawn."""
+        run, self._run, self._overflow = self._run, None, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if run is not None:
+            self._approvals.run_ended(run.run_id)
 
     def _pace(self, run: Run) -> None:
         if run.text_size > MAX_TEXT_CHARS:

@@ -16,12 +16,14 @@ _log = Logger()
 async def stop_runs(runs: Runs, patience_s: float) -> None:
     """End every run that goes, and wait so long until the ends are stored; no further one begins.
 
-    Runs that wait for their turn are left in the store as accepted, for the next start: nothing is sent
-    of them, and whoever waits for one is told to ask again.
+    What is still asked of operators is withdrawn. Runs that wait for their turn are left in
+    the store as accepted, for the next start: nothing is sent of them, and whoever waits for one is told
+    to ask again.
     """
     runs.refuse()
     for run in runs.unfinished:
         runs.abort(run.run_id, "shutdown")
+    runs.approvals.stop()
     await together([runs.wait(run.run_id, patience_s) for run in runs.unfinished])
     for run in runs.unfinished:
         _log.error("run {run} did not end", run=run.run_id)

@@ -58,11 +58,18 @@ def call(
     click.echo(as_json(payload))
 
 
-def ask(flags: Flags, method: str, params: dict[str, Any] | None = None, **how: Any) -> Any:
+def ask(
+    flags: Flags,
+    method: str,
+    params: dict[str, Any] | None = None,
+    *,
+    caps: tuple[str, ...] = (),
+    **how: Any,
+) -> Any:
     """Call a method on a connection of its own; return the payload. Raises RequestError."""
     from gateway.cli.session import session
 
-    with session(flags) as connected:
+    with session(flags, caps) as connected:
         return asked(connected, method, params, **how)
 
 

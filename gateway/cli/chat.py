@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from gateway.cli.approvals import put
 from gateway.cli.common import Failure, Flags, Interrupted, connecting, printable
 
 if TYPE_CHECKING:
-    from gateway.cli.session import Session
+    from gateway.cli.session import Asks, Session
     from gateway.client import RunEnded, RunEvent, TextDelta, TextReplaced
 
 PROMPT = "> "
@@ -33,7 +34,8 @@ def chat(flags: Flags, message: str | None, session_key: str) -> None:
     """Send MESSAGE to an agent and print the answer as it comes.
 
     Without MESSAGE it is a conversation: at a terminal a prompt, where Ctrl-C stops the answer that is
-    running and Ctrl-D ends; otherwise every line of standard input is a message. A message that
+    running and Ctrl-D ends; otherwise every line of standard input is a message. What the agent asks for
+    approval is asked at the terminal, or told on stderr without one ("gatewayctl approvals"). A message that
     fails is told on stderr, with exit status 1; Ctrl-C stops a single message with 130.
     """
     from gateway.cli.session import session
@@ -86,7 +88,7 @@ def _say(connected: Session, message: str, session_key: str) -> str | None:
     """Send a message and show its answer; return what went wrong, if anything did."""
     answer = connected.chat(message, session_key)
     try:
-        return show(answer, sys.stdout)
+        return show(answer, sys.stdout, lambda question: put(connected, question.approval_id))
     except (KeyboardInterrupt, OSError):  # nobody reads it any more: the agent need not go on
         answer.abort()
         raise
@@ -122,12 +124,17 @@ def _use_readline() -> None:
         return
 
 
-def show(answer: Iterable[RunEvent], stream: TextIO) -> str | None:
+def show(
+    answer: Iterable[RunEvent | Asks],
+    stream: TextIO,
+    asked: Callable[[Asks], object] = lambda _: None,
+) -> str | None:
     """Print an answer as it comes and end its line; return what went wrong, if anything did.
 
-    What is rewritten can not be taken back: it is printed again, on a line of its own. Raises what
-    ended the connection.
+    What the agent asks is handed to ``asked``. What is rewritten can not be taken back: it is printed
+    again, on a line of its own. Raises what ended the connection.
     """
+    from gateway.cli.session import Asks
     from gateway.client import RequestFailed, RequestNotSent, RequestTimeout, RunEnded
 
     writer = _Writer(stream)
@@ -135,7 +142,11 @@ def show(answer: Iterable[RunEvent], stream: TextIO) -> str | None:
         for event in answer:
             if isinstance(event, RunEnded):
                 return _problem(event)
-            writer.write(event)
+            if isinstance(event, Asks):
+                writer.end_line()
+                asked(event)
+            else:
+                writer.write(event)
     except (RequestFailed, RequestNotSent, RequestTimeout) as error:
         return str(error)
     finally:

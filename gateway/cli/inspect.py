@@ -47,7 +47,7 @@ def connections(flags: Flags, closed: bool, limit: int, raw: bool) -> None:
     from gateway.cli import listing
 
     rows = answer["connections"]
-    click.echo((listing.closed if closed else listing.opened)(rows, _now_ms()))
+    click.echo((listing.closed if closed else listing.opened)(rows, now_ms()))
     _more(len(rows), answer.get("total", len(rows)))
 
 
@@ -70,7 +70,7 @@ def runs(flags: Flags, session_key: str | None, state: str | None, limit: int, r
         return
     from gateway.cli import listing
 
-    click.echo(listing.runs(answer["runs"], _now_ms()))
+    click.echo(listing.runs(answer["runs"], now_ms()))
     if answer.get("incomplete"):
         click.echo(f"Only what goes on is listed: {one_line(answer['incomplete'])}", err=True)
 
@@ -104,13 +104,14 @@ def why(flags: Flags, wanted: str) -> None:
         raise not_asked
     kind, row = _the_one(found, wanted)
     tell = explain.connection if kind == "connection" else explain.run
-    click.echo(tell(row, _now_ms()))
+    click.echo(tell(row, now_ms()))
     if source:
         down = "the gateway could not be asked" if not_asked else "the gateway has forgotten it"
         click.echo(f"\n(from {source}: {down})")
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Return the time in milliseconds since the epoch."""
     from gateway.runtime import SystemClock
 
     return SystemClock(None).now_ms()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure as TwistedFailure
 
@@ -32,7 +34,9 @@ from gateway.client import (
     RunEvent,
     client_info,
 )
+from gateway.client.actions import Event, Notice
 from gateway.client.errors import CONNECTION_REFUSED
+from gateway.client.feed import Feed
 from gateway.client.run import Run
 from gateway.client.twisted import Client, connect
 from gateway.runtime import use_steady_time
@@ -107,29 +111,92 @@ def _wait(outcomes: SimpleQueue[Any]) -> Any:
             return outcomes.get(timeout=SIGNAL_LATENCY_S)
 
 
-class Answer:
-    """The answer to one message, for the main thread: iterate it once."""
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """The agent waits until an operator has answered a question."""
 
-    def __init__(self, loop: Loop, run: Run) -> None:
+    approval_id: str
+    command: str
+
+
+class Answer:
+    """The answer to one message, for the main thread: iterate it once.
+
+    Between the events of the run it tells what the agent asks.
+    """
+
+    def __init__(self, loop: Loop, client: Client, run: Run) -> None:
+        """Begin to listen; to be called in the loop's thread."""
         self._loop = loop
         self._run = run
         self._ended = False
+        self._questions: deque[Asks] = deque()
+        self._said: deque[RunEvent | TwistedFailure] = deque()
+        self._reading: Deferred[Any] | None = None
+        self._awaiting: Deferred[None] | None = None
+        self._stop_listening = client.on_event(self._heard)
 
-    def __iter__(self) -> Iterator[RunEvent]:
+    def __iter__(self) -> Iterator[RunEvent | Asks]:
         while not self._ended:
             yield self._loop.run(self._next)
 
-    async def _next(self) -> RunEvent:
-        event = await self._run.__anext__()
-        self._ended = isinstance(event, RunEnded)
-        return event
+    async def _next(self) -> RunEvent | Asks:
+        if self._reading is None and not self._said:
+            self._reading = Deferred.fromCoroutine(self._run.__anext__())
+            self._reading.addBoth(self._read)
+        if not self._questions and not self._said:
+            self._awaiting = Deferred()
+            try:
+                await self._awaiting
+            except CancelledError:
+                self._stop_reading()
+                raise
+        if self._questions:
+            return self._questions.popleft()
+        said = self._said.popleft()
+        if isinstance(said, TwistedFailure):
+            said.raiseException()
+        if isinstance(said, RunEnded):
+            self._ended = True
+            self._stop_listening()
+        return said
+
+    def _stop_reading(self) -> None:
+        """Leave the run to another reader."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._said.pop()  # that it was cancelled
+
+    def _read(self, said: Any) -> None:
+        self._reading = None
+        self._said.append(said)
+        self._wake()
+
+    def _wake(self) -> None:
+        awaiting, self._awaiting = self._awaiting, None
+        if awaiting is not None and not awaiting.called:
+            awaiting.callback(None)
+
+    def _heard(self, notice: Notice) -> None:
+        payload = notice.payload if isinstance(notice, Event) and notice.name == "agent" else None
+        if not isinstance(payload, dict) or payload.get("stream") != "approval":
+            return
+        data = payload.get("data")
+        if payload.get("runId") == self._run.run_id and isinstance(data, dict):
+            asked, approval_id = data.get("phase") == "requested", data.get("approvalId")
+            if asked and isinstance(approval_id, str):
+                self._questions.append(Asks(approval_id, str(data.get("command"))))
+                self._wake()
 
     def abort(self) -> None:
         """Stop the run and wait a while for its end."""
         self._loop.run(self._stop)
 
     async def _stop(self) -> None:
-        if self._ended:  # decided here: the loop's thread may have read the end meanwhile
+        self._stop_listening()
+        self._stop_reading()
+        # Decided here: the loop's thread may have read the end meanwhile.
+        if self._ended or any(isinstance(s, RunEnded | TwistedFailure) for s in self._said):
             return
 
         async def stopped() -> None:
@@ -174,20 +241,35 @@ class Session:
     def chat(self, message: str, session_key: str) -> Answer:
         """Send a message to an agent."""
 
-        async def start() -> Run:
-            return self._client.chat(message, session_key)
+        async def start() -> Answer:
+            run = self._client.chat(message, session_key)
+            return Answer(self._loop, self._client, run)
 
-        return Answer(self._loop, self._loop.run(start))
+        return self._loop.run(start)
+
+    def events(self) -> Iterator[Notice]:
+        """Return every event from now on, until the connection ends; it raises why."""
+
+        async def listen() -> Feed[Notice]:
+            return self._client.events()
+
+        feed = self._loop.run(listen)
+
+        async def following() -> Notice:
+            return await feed.__anext__()
+
+        return iter(lambda: self._loop.run(following), None)
 
 
 @contextmanager
-def session(flags: Flags) -> Iterator[Session]:
+def session(flags: Flags, caps: tuple[str, ...] = ()) -> Iterator[Session]:
     """Connect for the length of a ``with`` block. Raises Unreachable, also where the connection ends."""
     target = resolve(flags, os.environ)
     options = ClientOptions(
         client=client_info("cli", "cli"),
         credentials=Credentials(token=target.token),
         scopes=OPERATOR_SCOPES,
+        caps=caps,
     )
     with Loop() as loop:
 

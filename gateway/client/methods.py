@@ -200,6 +200,27 @@ class ConnectionInfo(Answer, frozen=True, kw_only=True):
     duration_ms: int | None = None
 
 
+class ApprovalAsked(Answer, frozen=True, kw_only=True):
+    """What is to be approved. The last three keys are of version 4."""
+
+    command: str
+    cwd: str | None = None
+    agent_id: str | None = None
+    session_key: str | None = None
+    run_id: str | None = None
+    tool_call_id: str | None = None
+    allowed_decisions: list[str] = []
+
+
+class ApprovalInfo(Answer, frozen=True, kw_only=True):
+    """A question that waits for an operator's answer."""
+
+    id: str
+    request: ApprovalAsked
+    created_at_ms: int
+    expires_at_ms: int
+
+
 class _ConnectionList(Answer, frozen=True, kw_only=True):
     connections: list[ConnectionInfo]
 
@@ -288,6 +309,14 @@ class Methods(ABC):
         """Return the connections that ended, and why."""
         params = {"limit": limit}
         return (await self._look("connections.closed", _ConnectionList, params)).connections
+
+    async def exec_approval_list(self) -> list[ApprovalInfo]:
+        """Return the questions that wait for an answer and that this client may see, the oldest first."""
+        return await self._look("exec.approval.list", list[ApprovalInfo])
+
+    async def exec_approval_resolve(self, approval_id: str, decision: str) -> None:
+        """Answer a question: allow-once, allow-always or deny."""
+        await self._ask("exec.approval.resolve", Any, {"id": approval_id, "decision": decision})
 
     async def _look(
         self,

@@ -41,6 +41,7 @@ class EventSpec:
 
 
 _READ: Final = ("operator.read",)
+_APPROVALS: Final = ("operator.approvals",)
 
 EVENTS: Final[dict[str, EventSpec]] = {
     spec.name: spec
@@ -57,6 +58,9 @@ EVENTS: Final[dict[str, EventSpec]] = {
         EventSpec("session.message", _READ, Delivery.MUST),
         EventSpec("session.tool", _READ, Delivery.DROPPABLE),
         EventSpec("session.operation", _READ, Delivery.DROPPABLE),
+        EventSpec("exec.approval.requested", _APPROVALS, Delivery.MUST),
+        EventSpec("exec.approval.resolved", _APPROVALS, Delivery.MUST),
+        EventSpec("session.approval", _APPROVALS, Delivery.MUST),
     )
 }
 

@@ -170,6 +170,7 @@ class Edge:
         """
         caller: Caller = connection.caller
         self.services.hub.add(connection)
+        self.services.approvals.joined(caller)
         tracked = self.presence.joined(caller)
         if caller.is_node:
             self.services.nodes.joined(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.rpc import (
     agent,
+    approvals,
     compacting,
     history,
     inspect,
@@ -19,24 +20,27 @@ from gateway.rpc import (
 )
 from gateway.rpc.table import MethodTable
 
+_FAMILIES = (
+    system,
+    turns,
+    session_turns,
+    agent,
+    runs,
+    history,
+    sessions,
+    compacting,
+    approvals,
+    listings,
+    nodes,
+    inspect,
+    maintenance,
+    usage,
+)
+
 
 def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
-    for family in (
-        system,
-        turns,
-        session_turns,
-        agent,
-        runs,
-        history,
-        sessions,
-        compacting,
-        listings,
-        nodes,
-        inspect,
-        maintenance,
-        usage,
-    ):
+    for family in _FAMILIES:
         table.include(family.methods)
     return table

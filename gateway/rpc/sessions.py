@@ -8,7 +8,9 @@ import msgspec
 from msgspec import UNSET
 
 from gateway.app.context import Context
+from gateway.app.notices import viewer_of
 from gateway.core.access import ADMIN, READ, WRITE
+from gateway.core.approval import SCOPE as APPROVALS
 from gateway.core.params import given
 from gateway.core.sessionpatch import apply_patch, write_safe
 from gateway.core.sessionrow import session_entry
@@ -292,10 +294,15 @@ async def sessions_subscribe(context: Context, params: SessionsListParams) -> di
 def sessions_messages_subscribe(
     context: Context, params: SessionsMessagesSubscribeParams
 ) -> dict[str, Any]:
-    """Listen to the messages of one session; it need not exist yet."""
+    """Listen to the messages of one session, and its approvals; it need not exist yet."""
+    caller, services = context.caller, context.services
     key = session_key(context, params.key, params.agent_id)
-    context.services.hub.watch(context.caller.conn_id, key)
-    return {"subscribed": True, "key": key}
+    approvals = params.include_approvals is True and APPROVALS in caller.scopes
+    services.hub.watch(caller.conn_id, key, approvals=approvals)
+    answer: dict[str, Any] = {"subscribed": True, "key": key}
+    if approvals and caller.protocol >= 4:
+        answer["approvalReplay"] = services.approvals.replay(key, viewer_of(caller))
+    return answer
 
 
 @methods.method("sessions.messages.unsubscribe", scope=READ)

@@ -317,6 +317,7 @@ class Gate:
         connection = FakeConnection(caller)
         client = Client(self, connection)
         self.services.hub.add(connection)
+        self.services.approvals.joined(caller)
         if caller.is_node:
             self.services.nodes.joined(connection)
         return client

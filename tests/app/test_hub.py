@@ -11,7 +11,7 @@ from gateway.core.events import EVENTS, Event
 from gateway.errors import InvalidRequest, Unavailable
 from gateway.metrics import Metrics
 from gateway.model import Role
-from tests.app.harness import LOCAL, READ, REMOTE, FakeConnection, make_caller
+from tests.app.harness import ADMIN, LOCAL, READ, REMOTE, FakeConnection, make_caller
 
 OPEN_EVENTS = {"connect.challenge", "health", "tick", "shutdown"}
 """What every connection may see; everything else asks for operator.read."""
@@ -51,13 +51,17 @@ def test_who_may_not_read_sees_next_to_nothing(
     """A caller without operator.read, a node included, gets only health, tick and shutdown."""
     outsider = connect(hub, "outsider", protocol, **who)
     reader = connect(hub, "reader", protocol, scopes=READ)
+    admin = connect(hub, "admin", protocol, scopes=ADMIN)
     for name in EVENTS:
         hub.broadcast(Event(name, {"n": 1}))
         hub.broadcast_session(Event(name, {"n": 1}), "k")
         hub.send_to(Event(name, {"n": 1}), ["outsider", "reader"], "k")
 
-    assert set(names(outsider)) == OPEN_EVENTS
-    assert set(names(reader)) == set(EVENTS)
+    approvals = {name for name in EVENTS if "approval" in name}
+    more = approvals if "operator.approvals" in who["scopes"] else set()
+    assert set(names(outsider)) == OPEN_EVENTS | more
+    assert set(names(reader)) == set(EVENTS) - approvals
+    assert set(names(admin)) == set(EVENTS)
 
 
 @pytest.mark.parametrize("scope", ["operator.read", "operator.write", "operator.admin"])

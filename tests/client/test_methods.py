@@ -112,6 +112,19 @@ def test_aborting_is_not_repeated():
     assert asked == ("chat.abort", {"sessionKey": "main", "runId": "r"}, None, False)
 
 
+def test_approvals():
+    """What waits is a list of structs, with what each version tells; an answer is sent once."""
+    asked = {"command": "ls", "cwd": None, "agentId": "main", "nodeId": None}
+    row = {"id": "a", "request": asked, "createdAtMs": 1, "expiresAtMs": 2}
+    rows, listed = ask([row], "exec_approval_list")
+    nothing, answered = ask({"ok": True}, "exec_approval_resolve", "a", "deny")
+
+    assert (rows[0].id, rows[0].request.agent_id, rows[0].request.run_id) == ("a", "main", None)
+    assert listed == ("exec.approval.list", {}, None, True)
+    assert nothing is None
+    assert answered == ("exec.approval.resolve", {"id": "a", "decision": "deny"}, None, False)
+
+
 def test_waiting_has_its_time():
     """The answer to a wait may take a little longer than the wait."""
     answer, asked = ask({"runId": "r", "status": "timeout"}, "agent_wait", "r", timeout_s=60)

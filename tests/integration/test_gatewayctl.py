@@ -284,3 +284,33 @@ def test_a_gateway_that_stops_during_a_conversation(tmp_path):
     assert (talking.returncode, first, stdout) == (2, "one\n", "")
     assert "service restart (1012)" in stderr
     assert stderr.count("\n") == 1
+
+
+def test_an_approval(ctl):
+    """Who watches is shown what a client asks, another answers it, and everybody hears of the answer."""
+    watching = ctl.start("approvals", "watch")
+    asking = None
+    try:
+        connected = 0
+        while connected < 2:
+            connected = len(answer(ctl("connections", "--json"))["connections"])
+        asked = json.dumps({"command": "make clean", "agentId": "main", "timeoutMs": 20_000})
+        asking = ctl.start("call", "exec.approval.request", asked, "--expect-final")
+        shown = [watching.stderr.readline() for _ in range(3)]
+        approval_id = shown[0].split()[-1].rstrip(":")
+        listed = ctl("approvals")
+        decided = ctl("approvals", "approve", approval_id[:8])
+        told = watching.stdout.readline()
+        stdout, stderr = asking.communicate(timeout=TIMEOUT_S)
+    finally:
+        for process in filter(None, (watching, asking)):
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=TIMEOUT_S)
+
+    assert shown[1] == "    make clean\n"
+    assert listed.stdout.splitlines()[1].endswith("main   make clean")
+    assert (decided.returncode, decided.stderr) == (0, "")
+    assert told == f"{approval_id} allow-once by cli\n"
+    assert (asking.returncode, stderr) == (0, "")
+    assert json.loads(stdout)["decision"] == "allow-once"
+    assert ctl("approvals").stdout == "Nothing waits for approval.\n"

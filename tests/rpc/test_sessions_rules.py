@@ -109,6 +109,12 @@ def test_approvals_are_asked_for_or_not_named(gate: Gate) -> None:
     assert client.ok("sessions.messages.subscribe", {"key": "main", "includeApprovals": True}) == {
         "subscribed": True,
         "key": MAIN,
+        "approvalReplay": {
+            "sessionKey": MAIN,
+            "updatedAtMs": gate.clock.now_ms(),
+            "approvals": [],
+            "truncated": False,
+        },
     }
     error = client.refused(
         "sessions.messages.subscribe", {"key": "main", "includeApprovals": False}

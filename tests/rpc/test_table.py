@@ -9,6 +9,7 @@ import pytest
 
 from gateway.app.context import Context
 from gateway.core.access import ADMIN, KNOWN_SCOPES, READ, WRITE
+from gateway.core.approval import SCOPE as APPROVALS
 from gateway.core.frames import Request
 from gateway.core.params import Natural, Params
 from gateway.errors import InvalidParams, MissingScope, UnknownMethod, WrongRole
@@ -227,6 +228,8 @@ def test_every_method_asks_for_something(method: Method) -> None:
         assert (method.role, scopes) == (Role.OPERATOR, {ADMIN})
     elif method.name in WRITE_METHODS:
         assert (method.role, scopes) == (Role.OPERATOR, {WRITE})
+    elif "approval" in method.name:
+        assert (method.role, scopes) == (Role.OPERATOR, {APPROVALS})
     elif method.name == "sessions.patch":
         assert scopes == {ADMIN, WRITE}
     else:
