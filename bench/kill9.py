@@ -8,8 +8,9 @@ given, in a file that outlives the process. After each kill the gateway is start
 was not answered is sent again under its key, every run is waited for, and the accounts are compared:
 
 - a message that was accepted is in its transcript, once, and its run has one end;
-- no run was given to the agent twice (on the agent ``again``, whose runs are run again after a crash: not
-  more than twice), and one that ended well was answered in the transcript, once;
+- no run was given to the agent twice (on the agent ``again``, whose runs are run again after a crash, and of
+  messages that are to be collected: not more than twice), and one that ended well was answered in the
+  transcript, once; of one that was collected the answer may have been interrupted;
 - no client saw two ends of one run, or another end than the one that is stored;
 - every stored log is numbered 1, 2, 3 ... and has one end, its last event.
 
@@ -37,6 +38,7 @@ from typing import Any
 import gateway
 from gateway.client import OPERATOR_SCOPES, ClientError, ClientOptions, Credentials, RequestFailed
 from gateway.client.aio import Client, connect
+from gateway.core.batch import SEPARATOR
 
 ROOT = Path(gateway.__file__).parent.parent
 TWISTD = Path(sys.executable).parent / "twistd"
@@ -65,7 +67,8 @@ from gateway.interfaces import IAgentBackendFactory
 class Counted(DemoBackend):
     def start(self, request, sink):
         file = os.open(os.environ["COUNTED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, request.run_id.encode() + b"\\n")
+        for run_id in (request.run_id, *request.collected):
+            os.write(file, run_id.encode() + b"\\n")
         os.close(file)
         return super().start(request, sink)
 
@@ -95,6 +98,7 @@ class Sent:
     run_id: str
     session: str
     text: str
+    collect: bool = False
     accepted: bool = False
     ends: list[str] = field(default_factory=list)
     status: str = ""
@@ -102,10 +106,12 @@ class Sent:
     @property
     def params(self) -> dict[str, Any]:
         """The request, the same whenever it is sent."""
+        mode = {"queueMode": "collect"} if self.collect else {}
         return {
             "sessionKey": self.session,
             "message": self.text,
             "idempotencyKey": self.run_id,
+            **mode,
         }
 
 
@@ -186,8 +192,9 @@ class Daemon:
 class Accounts:
     """What was sent, what was answered, what was seen."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, collect: float) -> None:
         self.random = random.Random(seed)
+        self.collect = collect
         self.sent: dict[str, Sent] = {}
         self.violations: list[str] = []
         self.killed_with_open = 0
@@ -227,7 +234,8 @@ async def work(accounts: Accounts, clients: list[Client], point: int, messages: 
     for number in range(messages):
         run_id = f"r{point}-{number}"
         words = " ".join(f"{run_id}-{word}" for word in range(choose.randrange(1, WORDS)))
-        sent = Sent(run_id, choose.choice(sessions), words)
+        collect = accounts.collect > 0 and choose.random() < accounts.collect
+        sent = Sent(run_id, choose.choice(sessions), words, collect)
         accounts.sent[run_id] = sent
         sending.append(asyncio.ensure_future(accounts.send(choose.choice(clients), sent)))
         await asyncio.sleep(choose.choice((0, 0, 0, 0.004, 0.012)))
@@ -245,9 +253,9 @@ async def settle(accounts: Accounts, client: Client, pending: list[Sent]) -> Non
         for sent in pending
     ]
     for sent, answer in zip(pending, await asyncio.gather(*asked), strict=True):
-        sent.status = "interrupted" if answer.get("stopReason") == "interrupted" else ""
-        sent.status = sent.status or answer["status"]
-        if sent.status not in ("ok", "interrupted"):
+        reason = answer.get("stopReason")
+        sent.status = reason if reason in ("interrupted", "collected") else answer["status"]
+        if sent.status not in ("ok", "interrupted", "collected"):
             accounts.blame(f"ended with {answer}", sent)
 
 
@@ -257,15 +265,16 @@ async def check_transcripts(accounts: Accounts, client: Client, done: list[Sent]
     for session in {sent.session for sent in done}:
         answer = await client.call("chat.history", {"sessionKey": session, "limit": 1000})
         said[session] = Counter(
-            (each["role"], "".join(block.get("text", "") for block in each["content"]))
+            (each["role"], text)
             for each in answer["messages"]
+            for text in "".join(block.get("text", "") for block in each["content"]).split(SEPARATOR)
         )
     for sent in done:
         asked = said[sent.session]["user", sent.text]
         answered = said[sent.session]["assistant", sent.text]
         if asked != 1:
             accounts.blame(f"{asked} times in the transcript", sent)
-        if answered != (sent.status == "ok"):
+        if answered > 1 or (sent.status != "collected" and answered != (sent.status == "ok")):
             accounts.blame(f"{answered} answers in the transcript", sent)
 
 
@@ -281,9 +290,9 @@ def check_ends(accounts: Accounts, daemon: Daemon) -> dict[str, int]:
     for sent in accounts.sent.values():
         begun = given[sent.run_id]
         not_begun += sent.status == "interrupted" and not begun
-        if begun > (2 if ":again:" in sent.session else 1):
+        if begun > (2 if ":again:" in sent.session or sent.collect else 1):
             accounts.blame(f"given to the agent {begun} times", sent)
-        if sent.status == "ok" and not begun:
+        if sent.status in ("ok", "collected") and not begun:
             accounts.blame("never given to the agent", sent)
         if len(sent.ends) > 1:
             accounts.blame(f"ended {len(sent.ends)} times", sent)
@@ -311,6 +320,7 @@ def check_ends(accounts: Accounts, daemon: Daemon) -> dict[str, int]:
         "messages": len(accounts.sent),
         "ok": statuses["ok"],
         "interrupted": statuses["interrupted"],
+        "collected": statuses["collected"],
         "interrupted_before_the_agent_began": not_begun,
         "run_again": sum(count == 2 for count in given.values()),
         "open_when_killed": accounts.killed_with_open,
@@ -322,7 +332,7 @@ def check_ends(accounts: Accounts, daemon: Daemon) -> dict[str, int]:
 
 async def run(args: argparse.Namespace, directory: Path) -> int:
     """Kill as often as asked; return the exit status."""
-    accounts, daemon = Accounts(args.seed), Daemon(directory, args.synchronous)
+    accounts, daemon = Accounts(args.seed, args.collect), Daemon(directory, args.synchronous)
     started = time.monotonic()
     pending: list[Sent] = []
     try:
@@ -368,6 +378,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--messages", type=int, default=14, help="messages between two kills")
     parser.add_argument("--within", type=float, default=0.3, help="seconds; it is killed before")
+    parser.add_argument("--collect", type=float, default=0.0, help="which part may be collected")
     parser.add_argument("--synchronous", choices=("normal", "full"), default="normal")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill9-") as directory:

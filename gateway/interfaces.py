@@ -165,6 +165,11 @@ class IStore(IService):
         with VersionConflict for a run that is unknown or has ended, unless ``change`` returns None.
         """
 
+    def start_run(
+        run_id: str, change: Callable[[RunRecord | None], RunRecord | None]
+    ) -> Deferred[tuple[RunRecord | None, Session | None]]:
+        """Do as :meth:`update_run`; return the record and, of the same moment, the session of its key."""
+
     def list_events(
         run_id: str, *, after_seq: int, limit: int, epoch: str | None = None
     ) -> Deferred[tuple[RunEvent, ...]]:

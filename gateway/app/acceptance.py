@@ -22,7 +22,7 @@ from gateway.core.lanes import LaneFull
 from gateway.core.registry import RegistryFull
 from gateway.core.run import Run, RunOutcome
 from gateway.errors import InvalidRequest, StoreError, Unavailable, VersionConflict
-from gateway.model import RunRecord, RunRequest, RunState, encode_request
+from gateway.model import QueueMode, RunRecord, RunRequest, RunState, encode_request
 
 if TYPE_CHECKING:
     from gateway.app.runs import Runs
@@ -105,7 +105,8 @@ class Acceptance:
         if runs.stopping:  # since it was looked at
             raise _busy("the gateway is stopping")
         try:
-            first = runs.lanes.enter(request.session_key, request.run_id)
+            ahead = request.queue_mode is QueueMode.INTERRUPT
+            first = runs.lanes.enter(request.session_key, request.run_id, ahead=ahead)
         except LaneFull as error:
             raise self._lane_full(request.session_key) from error
         run = Run(
@@ -162,7 +163,7 @@ class Acceptance:
         if drive.noted:
             drive.question.tell()
         runs.announce(runs.sessions.accepted, session, run)
-        drive.accept()
+        drive.accept(session)
         return Started(
             run.run_id,
             fresh=True,
@@ -182,6 +183,7 @@ class Acceptance:
             if record is None:
                 raise StoreError("it is gone again")
             outcome = outcome_of(record) or runs.ends.outcome(run_id)
+            session = await runs.store.get_session(run.session_key)
             seq = 0 if outcome is not None else await last_seq(runs.store, run_id)
         except StoreError as error:
             self._log.failure("run {run} was not looked up", run=run_id)
@@ -198,7 +200,7 @@ class Acceptance:
             # It was stored although the store said no, and the client was told to try again.
             run.session_id, run.accepted_at_ms = record.session_id, record.accepted_at_ms
             drive.noted = record.state is RunState.RUNNING
-            drive.accept()
+            drive.accept(session)
             return Started(run_id, fresh=True, accepted_at_ms=record.accepted_at_ms)
         else:
             # Another request may have come under its key, even for another session.

@@ -19,15 +19,18 @@ _log = Logger()
 def shielded(work: Deferred[T]) -> Deferred[T]:
     """Return a Deferred with the result of ``work``; cancelling it leaves ``work`` going.
 
-    A failure that then has nobody to go to is logged, unless it is one that is meant for a client.
+    A failure that then has nobody to go to is logged, unless it is one that is meant for a client. What is
+    added to ``work`` afterwards comes after the callbacks of the Deferred that is returned, and gets None
+    in the place of a failure.
     """
     waiting: Deferred[T] = Deferred()
 
-    def done(result: T | Failure) -> None:
+    def done(result: T | Failure) -> T | None:
         if not waiting.called:
             waiting.callback(result)
         elif isinstance(result, Failure) and not result.check(GatewayError):
             _log.failure("nobody waits any more for what failed", failure=result)
+        return None if isinstance(result, Failure) else result
 
     work.addBoth(done)
     return waiting

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
+from gateway.app.bindings import agent_session_of
 from gateway.app.deferreds import Link, let_go
 from gateway.app.ends import Ends
 from gateway.app.noting import Noting
@@ -29,12 +29,15 @@ from gateway.app.question import Question
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
+from gateway.app.steering import Steering
+from gateway.core.batch import collected, launched
 from gateway.core.lanes import Lanes
+from gateway.core.outcome import COLLECTED
 from gateway.core.run import Run, RunOutcome, RunOutput
 from gateway.core.usage import MAX_TOKENS, turn_usage
 from gateway.errors import BackendError
 from gateway.interfaces import IClock, IStore
-from gateway.model import Message, RunResult, RunState, TurnEnd, Usage
+from gateway.model import Message, RunRequest, RunResult, RunState, Session, TurnEnd, Usage
 
 AGENT_FAILED = "the agent failed (see the gateway's log)"
 UNENCODABLE = "the agent's result could not be encoded"
@@ -60,6 +63,12 @@ class Host(Protocol):
 
     def go_on(self, session_key: str) -> None:
         """Let the first run of a session go."""
+
+    def companions(self, drive: Drive) -> list[Drive]:
+        """Return those whose messages are answered together with the one that begins."""
+
+    def drive(self, run_id: str) -> Drive | None:
+        """Return what moves another run."""
 
     def ended(self, run: Run, outcome: RunOutcome, messages: tuple[Message, ...]) -> None:
         """The end of a run was announced: let go of it."""
@@ -98,6 +107,14 @@ class Drive:
             rerun=rerun,
             expires_at=expires_at,
         )
+        self.session: Session | None = None
+        """The session as it was stored when the run was accepted, or noted as running, until it starts."""
+        self.steering: Steering | None = None
+        """What gives the messages of other runs to this one, or the message of this one to another."""
+        self._companions: list[Drive] = []
+        """Those whose messages it answers as well, until it starts."""
+        self.taken = list(run.request.collected)
+        """The runs whose messages it answers as well."""
         self._moved_from: str | None = None
         self._begun = False
         self._host = host
@@ -112,6 +129,11 @@ class Drive:
     def waiting(self) -> bool:
         """Whether it waits for its turn in the session."""
         return self.accepted and not self._begun and self.run.state is RunState.ACCEPTED
+
+    @property
+    def working(self) -> bool:
+        """Whether its backend is at work."""
+        return self._work is not None
 
     @property
     def left(self) -> bool:
@@ -129,9 +151,13 @@ class Drive:
         if self._noting.stored_epoch != self.run.epoch:
             self._moved_from = self._noting.stored_epoch
 
-    def accept(self) -> None:
-        """The store has the run: from now on it can go, or end as an abort meanwhile asked for."""
+    def accept(self, session: Session | None = None) -> None:
+        """The store has the run: from now on it can go, or end as an abort meanwhile asked for.
+
+        :param session: the session as it was stored with the run, for one that goes at once.
+        """
         self.accepted = True
+        self.session = session
         self._accepted_at = self._host.clock.seconds()
         if self._doomed is not None:
             self.finish(RunState.ABORTED, stop_reason=self._doomed)
@@ -149,11 +175,22 @@ class Drive:
         if self.noted:
             self.launch(agent)
         else:
-            self._noting.ask(agent, self)
+            self._companions = self._host.companions(self)
+            others = [each.run.request for each in self._companions]
+            self._noting.ask(agent, collected(self.run.request, others), self)
 
     def wait_again(self) -> None:
         """The store did not take the note that it starts: it waits for its turn as before."""
         self._begun = False
+        self._companions = []
+
+    def hand_over(self, run_id: str, stop_reason: str) -> None:
+        """Its message is answered by another run: it ends without a turn of its own."""
+        other = self._host.drive(run_id)
+        assert other is not None
+        other.taken.append(self.run.run_id)
+        self.question.tell()
+        self.finish(RunState.DONE, stop_reason=stop_reason, into=run_id)
 
     def launch(self, agent: Agent | None) -> None:
         """Give the run to its agent."""
@@ -170,8 +207,10 @@ class Drive:
         timeout_s = agent.timeout_s if run.request.timeout_s is None else run.request.timeout_s
         if timeout_s > 0:
             self._timeout = host.clock.callLater(timeout_s, self.abort, "timeout")
+        request = self._request(agent)
+        if run.state.terminal:
+            return  # a listener ended it
         sink = self._sink = self._make_sink(agent.kind)
-        request = msgspec.structs.replace(run.request, session_id=run.session_id)
         link = self._link = Link(self._done)
         work = maybeDeferred(agent.backend.start, request, sink)
         if run.state.terminal:
@@ -180,9 +219,25 @@ class Drive:
             self._work = work
         work.addBoth(link)
 
+    def _request(self, agent: Agent) -> RunRequest:
+        """Return what the backend is asked, with what was collected; those it came from are over then."""
+        run = self.run
+        taken = [each for each in self._companions if each.waiting]
+        session, self.session, self._companions = self.session, None, []
+        request = collected(run.request, [each.run.request for each in taken])
+        for each in taken:
+            each.hand_over(run.run_id, COLLECTED)
+        return launched(
+            request,
+            session,
+            agent.model.provider,
+            session_id=run.session_id,
+            agent_session=agent_session_of(session, agent.kind),
+        )
+
     def _make_sink(self, kind: str) -> Sink:
         run, host = self.run, self._host
-        lanes, key = host.lanes, run.session_key
+        lanes, key, taken = host.lanes, run.session_key, self.taken
         return Sink(
             run,
             clock=host.clock,
@@ -190,7 +245,7 @@ class Drive:
             interval_s=host.delta_interval_s,
             emit=host.dispatch,
             overflow=lambda text: self.finish(RunState.FAILED, error=text),
-            unfinished=lambda: lanes.runs(key),
+            unfinished=lambda: (*lanes.runs(key), *taken),
             kind=kind,
             summaries=host.sessions.summaries,
         )
@@ -229,6 +284,10 @@ class Drive:
             sink.close()
         self._noting.stop()
         self._stop_timeout()
+        self._companions = []
+        steering, self.steering = self.steering, None
+        if steering is not None:
+            steering.over(self.run.run_id)
         if link is not None:
             link.cut()
         if work is not None:

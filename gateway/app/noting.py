@@ -20,7 +20,7 @@ from gateway.app.question import Question
 from gateway.core.run import EXPIRED, EXPIRED_TEXT, INTERRUPTED, Run
 from gateway.errors import VersionConflict
 from gateway.interfaces import IClock, IStore
-from gateway.model import RunRecord, RunState
+from gateway.model import RunRecord, RunRequest, RunState, Session, encode_request
 
 NOTE_PAUSE_S = 1.0
 """When the store is asked again to note that a run starts."""
@@ -44,6 +44,9 @@ class Host(Protocol):
 
 class Noted(Protocol):
     """The run that is noted. No reference to it is kept but while the store is asked."""
+
+    session: Session | None
+    """The session as it was stored with the note."""
 
     def launch(self, agent: Agent | None) -> None:
         """The store has the note: the run may start."""
@@ -84,14 +87,17 @@ class Noting:
         self._link: Link | None = None
         self._retry: IDelayedCall | None = None
 
-    def ask(self, agent: Agent | None, noted: Noted) -> None:
-        """Have the note stored, behind the ends of the session that are still kept."""
+    def ask(self, agent: Agent | None, request: RunRequest, noted: Noted) -> None:
+        """Have the note stored, behind the ends of the session that are still kept.
+
+        :param request: what is run: the run's own request, or one with what was collected.
+        """
         self._stop_retry()
         kept = self._host.ends.before(self._run.session_key)
         if kept is None:
-            self._ask(agent, noted)
+            self._ask(agent, request, noted)
         else:
-            link = self._link = Link(lambda _: self._ask(agent, noted))
+            link = self._link = Link(lambda _: self._ask(agent, request, noted))
             kept.addCallback(link)
 
     def stop(self) -> None:
@@ -101,18 +107,20 @@ class Noting:
             self._link.cut()
             self._link = None
 
-    def _ask(self, agent: Agent | None, noted: Noted) -> None:
+    def _ask(self, agent: Agent | None, request: RunRequest, noted: Noted) -> None:
         run, host = self._run, self._host
         if self._expire(noted):
             return
         epochs = (self.stored_epoch, run.epoch)
-        values = {
+        values: dict[str, Any] = {
             "epoch": run.epoch,
             "state": RunState.RUNNING,
             "started_at_ms": host.clock.now_ms(),
         }
         if agent is None or not agent.reruns or self._rerun:
             values["request_json"] = None  # this was the last time that it is run
+        elif request is not run.request:
+            values["request_json"] = encode_request(request)
 
         def change(current: RunRecord | None) -> RunRecord | None:
             if current is None or current.epoch not in epochs:
@@ -121,14 +129,18 @@ class Noting:
 
         link = self._link = Link(lambda result: self._answered(result, agent, noted))
         asked = self._question.look_up()  # of a run that is aborted meanwhile the note is refused
-        asked.addCallback(lambda _: host.store.update_run(run.run_id, change)).addBoth(link)
+        asked.addCallback(lambda _: host.store.start_run(run.run_id, change)).addBoth(link)
 
     def _answered(
-        self, result: RunRecord | Failure | None, agent: Agent | None, noted: Noted
+        self,
+        result: tuple[RunRecord | None, Session | None] | Failure,
+        agent: Agent | None,
+        noted: Noted,
     ) -> None:
         """The store has noted that the run starts, or has not."""
         self._link = None
         run = self._run
+        record, session = (None, None) if isinstance(result, Failure) else result
         if isinstance(result, Failure) and not result.check(VersionConflict):
             if not self._waits_for_store:
                 self._waits_for_store = True
@@ -138,8 +150,8 @@ class Noting:
             noted.wait_again()
             host = self._host
             self._retry = host.clock.callLater(NOTE_PAUSE_S, host.go_on, run.session_key)
-        elif isinstance(result, RunRecord) and result.epoch == run.epoch:
-            self.stored_epoch = run.epoch
+        elif record is not None and record.epoch == run.epoch:
+            self.stored_epoch, noted.session = run.epoch, session
             if not self._expire(noted):
                 noted.launch(agent)
         else:

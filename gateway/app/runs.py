@@ -19,6 +19,7 @@ from gateway.app.deferreds import shielded
 from gateway.app.drive import Drive
 from gateway.app.ends import STORE_PATIENCE_S, Ends, outcome_of
 from gateway.app.holds import Hold, Holds
+from gateway.app.queueing import Queueing
 from gateway.app.recovery import Recovery
 from gateway.app.runlog import RunLog
 from gateway.app.sessions import Sessions
@@ -80,6 +81,7 @@ class Runs:
         )
         self.queued_ttl_s = limits.queued_ttl_s
         self._acceptance = Acceptance(self, agents)
+        self._queueing = Queueing(self, agents)
         self.recovery = Recovery(self, agents, ttl_s=limits.queued_ttl_s)
         self._drives: dict[str, Drive] = {}
         self._listeners: list[RunListener] = [self.log]
@@ -139,7 +141,7 @@ class Runs:
         work = Deferred.fromCoroutine(self._acceptance.start(turn))
         started = shielded(work)
         # Only now: whoever asked is answered before the first event of the run.
-        work.addCallback(lambda _: self.go_on(turn.request.session_key))
+        work.addCallback(self._answered, turn.request.session_key)
         work.addBoth(lambda _: self._acceptance.settled(turn))
         return started
 
@@ -316,6 +318,15 @@ class Runs:
         # One that the store has as running was promised to go at once.
         if drive is not None and drive.waiting and (drive.noted or not self._stopping):
             drive.begin(self._agents.get(drive.run.request.agent_id))
+
+    def _answered(self, started: Started | None, session_key: str) -> None:
+        self.go_on(session_key)
+        if started is not None and started.fresh:
+            self._queueing.arrived(started.run_id)
+
+    def companions(self, drive: Drive) -> list[Drive]:
+        """Return those whose messages are answered together with the first of a lane."""
+        return self._queueing.companions(drive)
 
     def tell(self, waiters: Sequence[Waiter], outcome: RunOutcome | GatewayError) -> None:
         """Tell those who wait for a run. They are Deferreds: they raise nothing, and leave the list."""

@@ -28,8 +28,11 @@ class Lanes:
         """Return the runs of a session, the one that goes first."""
         return tuple(self._lanes.get(key, ()))
 
-    def enter(self, key: str, run_id: str, *, anyway: bool = False) -> bool:
+    def enter(self, key: str, run_id: str, *, anyway: bool = False, ahead: bool = False) -> bool:
         """Put a run in its lane; return whether it may go at once.
+
+        :param ahead: whether it stands right behind the run that goes. It ends that one, so there is room
+            for one more than the depth says.
 
         Raises LaneFull, but not for a run that was accepted before (``anyway``).
         """
@@ -37,9 +40,12 @@ class Lanes:
         if lane is None:
             self._lanes[key] = deque((run_id,))
             return True
-        if len(lane) > self.depth and not anyway:
+        if len(lane) > self.depth + ahead and not anyway:
             raise LaneFull(key)
-        lane.append(run_id)
+        if ahead:
+            lane.insert(1, run_id)
+        else:
+            lane.append(run_id)
         return False
 
     def leave(self, key: str, run_id: str) -> str | None:

@@ -41,6 +41,14 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     provider: str | None = None
     model: str | None = None
+    into: str | None = None
+    """The run that answers the message, where the run of the message ended without a turn of its own."""
+
+
+COLLECTED: Final = "collected"
+"""Stop reason of a run whose message is answered by the run before it, together with that one's."""
+STEERED: Final = "steered"
+"""Stop reason of a run whose message was given to the run that went on."""
 
 
 def lifecycle_end(outcome: RunOutcome) -> dict[str, Any]:
@@ -56,6 +64,8 @@ def lifecycle_end(outcome: RunOutcome) -> dict[str, Any]:
         data["aborted"] = False
     if outcome.stop_reason is not None:
         data["stopReason"] = outcome.stop_reason
+    if outcome.into is not None:
+        data[f"{outcome.stop_reason}Into"] = outcome.into
     return data
 
 

@@ -12,7 +12,7 @@ once; after it nothing gives any. There is no map beside the record.
 States::
 
     accepted --start--> running --finish--> done | failed | aborted
-    accepted ------------finish-----------> failed | aborted
+    accepted ------------finish-----------> done | failed | aborted
 """
 
 from __future__ import annotations
@@ -236,6 +236,7 @@ class Run:
         usage: Usage | None = None,
         provider: str | None = None,
         model: str | None = None,
+        into: str | None = None,
     ) -> list[RunOutput]:
         """End the run; the last output carries the outcome. Empty if it has ended already.
 
@@ -260,6 +261,7 @@ class Run:
             usage=usage,
             provider=provider,
             model=model,
+            into=into,
         )
         try:
             outcome = decode_as(encode(outcome), _outcome_decoder)

@@ -18,6 +18,43 @@ class Attachment(Struct, frozen=True, kw_only=True):
     kind: str = "file"
 
 
+class QueueMode(StrEnum):
+    """What becomes of a message that comes while a run of its session goes on."""
+
+    FOLLOWUP = "followup"
+    """It is a turn of its own, when its time comes."""
+    COLLECT = "collect"
+    """It is answered in one turn with the others of this mode that wait beside it."""
+    STEER = "steer"
+    """It is given to the run that goes on, if that takes it; else it is a turn of its own."""
+    INTERRUPT = "interrupt"
+    """The run that goes on is aborted, and this is the next."""
+
+
+class ReplyAddress(Struct, frozen=True, kw_only=True):
+    """Where the answer to a message belongs: fixed when its run is created, and never looked up later."""
+
+    channel: str | None = None
+    to: str | None = None
+    account_id: str | None = None
+    thread_id: str | None = None
+
+
+class InputProvenance(Struct, frozen=True, kw_only=True):
+    """Where the text of a message comes from, if not from the user whose session it is."""
+
+    kind: str
+    """external_user, inter_session or internal_system."""
+    source_session_key: str | None = None
+    source_channel: str | None = None
+    source_tool: str | None = None
+    source_role: str | None = None
+    source_prompt_prefix: str | None = None
+    origin_session_id: str | None = None
+    run_id: str | None = None
+    job_id: str | None = None
+
+
 class RunRequest(Struct, frozen=True, kw_only=True):
     """What an agent backend is asked to do."""
 
@@ -34,6 +71,14 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     """The model that the session asks for instead of the agent's own, as ``PROVIDER/ID``."""
     agent_session: str | None = None
     """What the backend last bound to this session (see :meth:`gateway.interfaces.IRunSink.bind`)."""
+    queue_mode: QueueMode = QueueMode.FOLLOWUP
+    collected: tuple[str, ...] = ()
+    """The other runs whose messages are answered by this one; their texts are in ``text``."""
+    reply: ReplyAddress | None = None
+    provenance: InputProvenance | None = None
+    """Set where the text is not simply the user's; ``text`` then says so to the agent."""
+    receipt: str | None = None
+    """What a bridge says of the message to the agent, before the text; it is not in the transcript."""
 
 
 class ApprovalRequest(Struct, frozen=True, kw_only=True):

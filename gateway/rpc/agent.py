@@ -12,6 +12,7 @@ from gateway.core.projection import usage_payload
 from gateway.core.run import Run, RunOutcome
 from gateway.errors import InvalidRequest, Unavailable
 from gateway.model import RunRequest, RunState
+from gateway.rpc.addresses import agent_address, delivery_context, input_provenance
 from gateway.rpc.asking import check_send_policy, commanded, failure_of, timeout_of, turn_of
 from gateway.rpc.common import agent_for, attachments, check_run_id, clean_text, session_key
 from gateway.rpc.table import MethodTable, TwoPhase
@@ -28,6 +29,7 @@ MAX_SESSION_ID_CHARS = 128
 async def agent(context: Context, params: AgentParams) -> TwoPhase | dict[str, Any]:
     """Start a run; answered when it is accepted, and again when it has ended."""
     services = context.services
+    reply = agent_address(params)
     key, target, session_id = await _agent_target(context, params)
     text = clean_text(params.message)
     if not text.strip():
@@ -47,6 +49,8 @@ async def agent(context: Context, params: AgentParams) -> TwoPhase | dict[str, A
             thinking=given(params.thinking, None),
             extra_system_prompt=given(params.extra_system_prompt, None),
             timeout_s=timeout_of(context, given(params.timeout, None), 1),
+            reply=reply,
+            provenance=input_provenance(params.input_provenance),
         )
         started = await services.runs.start(turn_of(context, request, "agent", prepare))
     if started.outcome is not None:
@@ -67,10 +71,6 @@ async def _agent_target(context: Context, params: AgentParams) -> tuple[str, Age
     Raises InvalidRequest.
     """
     services = context.services
-    for name in ("channel", "reply_channel"):
-        channel = given(getattr(params, name), "")
-        if channel and channel.strip().lower() not in ("webchat", "last"):
-            raise InvalidRequest(f"invalid agent params: unknown channel: {channel[:64]}")
     named = given(params.agent_id, None)
     agent_id = None if named is None else named.strip().lower()
     if agent_id is not None and services.agents.get(agent_id) is None:
@@ -107,8 +107,9 @@ async def _final(context: Context, outcome: RunOutcome, run: Run | None = None) 
     """
     if outcome.state is RunState.FAILED:
         raise failure_of(outcome)
+    reply = None
     if run is not None:
-        text = run.text
+        text, reply = run.text, delivery_context(run.request.reply)
     else:
         sessions = context.services.sessions
         text = await sessions.answer_text(outcome.session_id, outcome.run_id)
@@ -122,6 +123,8 @@ async def _final(context: Context, outcome: RunOutcome, run: Run | None = None) 
     if outcome.usage is not None:
         usage = outcome.usage
         meta["agentMeta"]["usage"] = usage_payload(usage.input_tokens, usage.output_tokens)
+    if reply is not None:
+        meta["deliveryContext"] = reply
     payloads = [{"text": text, "mediaUrl": None}] if text else []
     return {
         "runId": outcome.run_id,
@@ -139,7 +142,11 @@ async def agent_wait(context: Context, params: AgentWaitParams) -> dict[str, Any
     timeout_s = DEFAULT_WAIT_S if timeout_ms is None else min(timeout_ms, MAX_WAIT_S * 1000) / 1000
     outcome = await context.services.runs.outcome(run_id, timeout_s)
     if outcome is None:
-        return {"runId": run_id, "status": "timeout"}
+        run = context.services.runs.get(run_id)
+        if run is None or run.state is not RunState.ACCEPTED or context.caller.protocol < 4:
+            return {"runId": run_id, "status": "timeout"}
+        queued = {"timeoutPhase": "queue", "providerStarted": False}
+        return {"runId": run_id, "status": "pending"} | queued
     statuses = {RunState.DONE: "ok", RunState.FAILED: "error", RunState.ABORTED: "timeout"}
     answer: dict[str, Any] = {
         "runId": run_id,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
 
 from gateway.app.context import Context
 from gateway.app.turn import Turn
 from gateway.core.access import ADMIN
 from gateway.core.run import RunOutcome
+from gateway.core.sessionkey import agent_of
 from gateway.core.stopwords import parse_command
 from gateway.core.transcript import user_content
 from gateway.errors import InvalidRequest, MissingScope, Unavailable
@@ -58,6 +62,7 @@ def turn_of(
             content=user_content(text, files),
             timestamp_ms=services.clock.now_ms(),
             run_id=request.run_id,
+            meta=_meta(request),
         ),
         fingerprint=_fingerprint(request.session_key, text, files),
         origin=origin,
@@ -66,6 +71,12 @@ def turn_of(
         wants_tools=TOOL_EVENTS in caller.caps,
         prepare=prepare,
     )
+
+
+def _meta(request: RunRequest) -> dict[str, Any]:
+    if request.provenance is None:
+        return {}
+    return {"provenance": msgspec.to_builtins(request.provenance)}
 
 
 def _fingerprint(key: str, text: str, files: tuple[Attachment, ...]) -> str:
@@ -80,9 +91,16 @@ def timeout_of(context: Context, timeout: int | None, per_second: int) -> float 
     return min(timeout, longest * per_second) / per_second or longest
 
 
-async def check_send_policy(context: Context, key: str) -> None:
-    """Raise InvalidRequest if a session takes no messages."""
+async def check_send_policy(context: Context, key: str, *, existing: bool = False) -> None:
+    """Raise InvalidRequest if a session takes no messages.
+
+    :param existing: whether it has to be there, if it is no main session.
+    """
     session = await context.services.sessions.get(key)
+    if existing and session is None:
+        keys = context.services.agents.keys
+        if key != keys.main_session(agent_of(key, keys)):
+            raise InvalidRequest(f"session not found: {key}")
     if session is not None and session.settings.get("sendPolicy") == "deny":
         raise InvalidRequest("send blocked by session policy")
 

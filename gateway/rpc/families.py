@@ -11,6 +11,7 @@ from gateway.rpc import (
     maintenance,
     nodes,
     runs,
+    session_turns,
     sessions,
     system,
     turns,
@@ -25,6 +26,7 @@ def build_table() -> MethodTable:
     for family in (
         system,
         turns,
+        session_turns,
         agent,
         runs,
         history,

@@ -15,6 +15,20 @@ Ignored = Annotated[Any | UnsetType, SINCE_4]
 """A field of version 4 that is accepted and has no effect here."""
 
 
+class Provenance(Params, frozen=True):
+    """Where an input came from."""
+
+    kind: Literal["external_user", "inter_session", "internal_system"]
+    source_channel: str | UnsetType = UNSET
+    source_session_key: str | UnsetType = UNSET
+    source_tool: str | UnsetType = UNSET
+    job_id: Annotated[str | UnsetType, SINCE_4] = UNSET
+    origin_session_id: Annotated[str | UnsetType, SINCE_4] = UNSET
+    run_id: Annotated[str | UnsetType, SINCE_4] = UNSET
+    source_prompt_prefix: Annotated[str | UnsetType, SINCE_4] = UNSET
+    source_role: Annotated[Literal["subagent"] | UnsetType, SINCE_4] = UNSET
+
+
 class ChatSendParams(Params, frozen=True):
     """A message to a session."""
 
@@ -44,7 +58,7 @@ class ChatSendParams(Params, frozen=True):
     originating_thread_id: Annotated[str | UnsetType, SINCE_4] = UNSET
     originating_to: Annotated[str | UnsetType, SINCE_4] = UNSET
     reply_to_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
-    system_input_provenance: Ignored = UNSET
+    system_input_provenance: Annotated[Provenance | UnsetType, SINCE_4] = UNSET
     system_provenance_receipt: Annotated[str | UnsetType, SINCE_4] = UNSET
     tool_bindings: Annotated[dict[str, Any] | UnsetType, SINCE_4] = UNSET
     work_context: Annotated[dict[str, Any] | UnsetType, SINCE_4] = UNSET
@@ -68,20 +82,6 @@ class ChatAbortParams(Params, frozen=True):
     run_id: NonEmpty | UnsetType = UNSET
     agent_id: Annotated[NonEmpty | UnsetType, SINCE_4] = UNSET
     preserve_side_runs: Annotated[bool | UnsetType, SINCE_4] = UNSET
-
-
-class Provenance(Params, frozen=True):
-    """Where an input came from."""
-
-    kind: Literal["external_user", "inter_session", "internal_system"]
-    source_channel: str | UnsetType = UNSET
-    source_session_key: str | UnsetType = UNSET
-    source_tool: str | UnsetType = UNSET
-    job_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    origin_session_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    run_id: Annotated[str | UnsetType, SINCE_4] = UNSET
-    source_prompt_prefix: Annotated[str | UnsetType, SINCE_4] = UNSET
-    source_role: Annotated[Literal["subagent"] | UnsetType, SINCE_4] = UNSET
 
 
 class AgentParams(Params, frozen=True):
@@ -138,6 +138,28 @@ class AgentParams(Params, frozen=True):
     swarm_collector: Ignored = UNSET
     swarm_output_schema: Ignored = UNSET
     voice_wake_trigger: Annotated[str | UnsetType, SINCE_4] = UNSET
+
+
+class SessionsSendParams(Params, frozen=True):
+    """A message to a session that exists; without a key of its own the run gets one."""
+
+    key: NonEmpty
+    message: str
+    agent_id: NonEmpty | UnsetType = UNSET
+    attachments: list[Any] | UnsetType = UNSET
+    idempotency_key: NonEmpty | UnsetType = UNSET
+    mentions: list[Any] | UnsetType = UNSET
+    thinking: str | UnsetType = UNSET
+    timeout_ms: Natural | UnsetType = UNSET
+
+
+class SessionsAbortParams(Params, frozen=True):
+    """Which run to end: one by its id, or the one that goes in a session."""
+
+    key: NonEmpty | UnsetType = UNSET
+    run_id: NonEmpty | UnsetType = UNSET
+    agent_id: NonEmpty | UnsetType = UNSET
+    clear_queued: bool | UnsetType = UNSET
 
 
 class AgentWaitParams(Params, frozen=True):

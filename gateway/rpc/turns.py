@@ -12,11 +12,12 @@ from gateway.core.access import WRITE
 from gateway.core.params import given
 from gateway.core.stopwords import is_stop_command
 from gateway.errors import InvalidRequest
-from gateway.model import RunRequest, RunState
+from gateway.model import QueueMode, RunRequest, RunState
+from gateway.rpc.addresses import chat_address, system_provenance
 from gateway.rpc.asking import check_send_policy, commanded, failure_of, timeout_of, turn_of
 from gateway.rpc.common import agent_for, attachments, check_run_id, clean_text, session_key
 from gateway.rpc.table import MethodTable
-from gateway.rpc.turn_params import ChatAbortParams, ChatSendParams
+from gateway.rpc.turn_params import ChatAbortParams, ChatSendParams, SessionsSendParams
 
 methods = MethodTable()
 
@@ -25,17 +26,47 @@ methods = MethodTable()
 async def chat_send(context: Context, params: ChatSendParams) -> dict[str, Any]:
     """Send a message to a session and start a run; the answer streams as events."""
     key = session_key(context, params.session_key, params.agent_id)
+    reply = chat_address(params)
+    provenance, receipt = system_provenance(context, params)
+    return await send(
+        context,
+        key,
+        params,
+        run_id=params.idempotency_key,
+        commands=not given(params.suppress_command_interpretation, False),
+        queue_mode=QueueMode(given(params.queue_mode, QueueMode.FOLLOWUP)),
+        reply=reply,
+        provenance=provenance,
+        receipt=receipt,
+    )
+
+
+async def send(
+    context: Context,
+    key: str,
+    params: ChatSendParams | SessionsSendParams,
+    *,
+    run_id: str,
+    commands: bool = True,
+    existing: bool = False,
+    **how: Any,
+) -> dict[str, Any]:
+    """Start a run with a message of a chat, or do what its text commands; return the answer.
+
+    :param existing: whether the session has to be there.
+    :param how: further fields of the request.
+    """
     agent = agent_for(context, key)
     text = clean_text(params.message)
-    commands = not given(params.suppress_command_interpretation, False)
+    runs = context.services.runs
     if commands and is_stop_command(text):
-        return _aborted(context.services.runs.stop_session(key, "stop"))
+        return _aborted(runs.stop_session(key, "stop"))
     files = attachments(given(params.attachments, []), context.services.limits.attachment_bytes)
     if not text.strip() and not files:
         raise InvalidRequest("message or attachment required")
-    run_id = check_run_id(params.idempotency_key)
-    with context.services.runs.coming.expected(run_id, key):
-        await check_send_policy(context, key)
+    check_run_id(run_id)
+    with runs.coming.expected(run_id, key):
+        await check_send_policy(context, key, existing=existing)
         prepare = None
         if commands:
             text, prepare = commanded(context, key, text)
@@ -48,8 +79,9 @@ async def chat_send(context: Context, params: ChatSendParams) -> dict[str, Any]:
             attachments=files,
             thinking=given(params.thinking, None),
             timeout_s=timeout_of(context, given(params.timeout_ms, None), 1000),
+            **how,
         )
-        started = await context.services.runs.start(turn_of(context, request, "chat", prepare))
+        started = await runs.start(turn_of(context, request, "chat", prepare))
     return _chat_answer(context, started)
 
 

@@ -104,6 +104,14 @@ def update_by(
     return wanted
 
 
+def start_by(
+    connection: Connection, run_id: str, change: Callable[[RunRecord | None], RunRecord | None]
+) -> tuple[RunRecord | None, Session | None]:
+    """Do as :func:`update_by`; return the session of the run's key as well."""
+    run = update_by(connection, run_id, change)
+    return run, None if run is None else sessions.by_key(connection, run.session_key)
+
+
 def finish(connection: Connection, end: TurnEnd) -> tuple[Message, ...]:
     """Store the end of a run; return its messages with their ``seq``.
 

@@ -139,6 +139,12 @@ class SQLStore(Database):
         """See IStore. A change to a terminal state is refused: that is for finish_turn."""
         return self._write(partial(runs.update_by, run_id=run_id, change=change))
 
+    def start_run(
+        self, run_id: str, change: Callable[[RunRecord | None], RunRecord | None]
+    ) -> Deferred[tuple[RunRecord | None, Session | None]]:
+        """See IStore."""
+        return self._write(partial(runs.start_by, run_id=run_id, change=change))
+
     def list_events(
         self, run_id: str, *, after_seq: int, limit: int, epoch: str | None = None
     ) -> Deferred[tuple[RunEvent, ...]]:

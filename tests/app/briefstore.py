@@ -38,13 +38,13 @@ class BriefStore:
         session = self.sessions[run.session_key] = change(self.sessions.get(run.session_key))
         return succeed((session, message and replace(message, seq=1)))
 
-    def update_run(
+    def start_run(
         self, run_id: str, change: Callable[[RunRecord | None], RunRecord | None]
-    ) -> Deferred[RunRecord | None]:
+    ) -> Deferred[tuple[RunRecord | None, Session | None]]:
         wanted = change(self.runs.get(run_id))
         assert wanted is not None
         self.runs[run_id] = wanted
-        return succeed(wanted)
+        return succeed((wanted, self.sessions.get(wanted.session_key)))
 
     def append_events(self, events: Sequence[RunEvent]) -> Deferred[None]:
         self.events += len(events)

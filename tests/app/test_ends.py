@@ -410,7 +410,7 @@ def test_a_run_that_waited_sees_the_answer_before_it(gate: Gate, hangs: bool) ->
     client = gate.client()
     client.send("one")
     client.send("two", run="r2")
-    gate.store.failing["update_run"] = FULL
+    gate.store.failing["start_run"] = FULL
     end_badly(gate, text="answer to one")
     gate.store.failing.clear()
     if hangs:

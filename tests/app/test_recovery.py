@@ -62,7 +62,7 @@ def test_the_store_knows_what_has_begun(gate: Gate) -> None:
     assert waiting.state is RunState.ACCEPTED
     assert model.decode_request(waiting.request_json).text == "message 2"
     assert result_of(gate.store.get_run("r1")).request_json is None
-    assert gate.store.calls[calls:].count("update_run") == 1
+    assert gate.store.calls[calls:].count("start_run") == 1
 
 
 def test_a_run_that_goes_at_once_costs_no_further_write(gate: Gate) -> None:
@@ -70,7 +70,7 @@ def test_a_run_that_goes_at_once_costs_no_further_write(gate: Gate) -> None:
     gate.client().send("hello")
     gate.live().end()
 
-    writes = ("accept_turn", "update_run", "append_events", "finish_turn")
+    writes = ("accept_turn", "start_run", "append_events", "finish_turn")
     assert [call for call in gate.store.calls if call in writes] == ["accept_turn", "finish_turn"]
 
 
@@ -434,7 +434,7 @@ def test_a_rerun_that_ends_before_it_begins(gates: Gates, wait_s: float, end: st
     gate.live("r1").sink.text("partial")
     gate.turn()
     again = gate.restarted(**how)
-    again.store.hanging.add("update_run")
+    again.store.hanging.add("start_run")
     recovered(again)
     again.clock.advance(wait_s)
     if not wait_s:
@@ -456,7 +456,7 @@ def test_a_rerun_that_did_not_begin_counts_for_nothing(gates: Gates) -> None:
     gate = gates(on_restart="rerun")
     crowd(gate, runs=1)
     second = gate.restarted(on_restart="rerun")
-    second.store.hanging.add("update_run")
+    second.store.hanging.add("start_run")
     recovered(second)
     second.store.hanging.clear()
     third = second.restarted(on_restart="rerun")
@@ -496,7 +496,7 @@ def test_an_old_run_is_not_run_again(gates: Gates) -> None:
 def test_a_store_that_takes_no_note(gate: Gate) -> None:
     """A run whose start can't be noted waits, with one line in the log, and goes once the store works."""
     crowd(gate, runs=2)
-    gate.store.failing["update_run"] = StoreError("disk full")
+    gate.store.failing["start_run"] = StoreError("disk full")
     with Lines() as lines:
         gate.live("r1").end()
         gate.clock.advance(NOTE_PAUSE_S)
@@ -514,7 +514,7 @@ def test_an_abort_while_the_store_takes_no_note(gate: Gate) -> None:
     """A run that waits for its note can be aborted, and then never goes."""
     client = gate.client()
     crowd(gate, runs=3)
-    gate.store.hanging.add("update_run")
+    gate.store.hanging.add("start_run")
     gate.live("r1").end()
     assert gate.runs.abort("r2", "rpc")
     gate.store.release()
@@ -528,7 +528,7 @@ def test_a_note_that_takes_too_long(gates: Gates) -> None:
     """A run whose note the store took only after its time to live does not go."""
     gate = gates(limits={"queued_ttl_s": 60.0})
     crowd(gate, runs=2)
-    gate.store.hanging.add("update_run")
+    gate.store.hanging.add("start_run")
     gate.live("r1").end()
     gate.clock.advance(61)
     gate.store.release()
@@ -547,7 +547,7 @@ def test_a_run_that_somebody_else_has(
     if how == "taken":
         result_of(gate.store.update_run("r2", lambda run: replace(run, epoch="theirs")))
     else:
-        gate.store.failing["update_run"] = VersionConflict("ended")
+        gate.store.failing["start_run"] = VersionConflict("ended")
     gate.live("r1").end()
 
     assert gate.backend.started == ["r1"]

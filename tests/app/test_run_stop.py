@@ -141,7 +141,7 @@ def test_stopping_while_a_run_waits_for_the_store(gate: Gate) -> None:
     client = gate.client()
     client.send("one", run="r1")
     client.send("two", run="r2")
-    gate.store.failing["update_run"] = StoreError("disk full")
+    gate.store.failing["start_run"] = StoreError("disk full")
     gate.live("r1").end()
     client.send("three", run="r3")
     stopped = Deferred.fromCoroutine(stop_runs(gate.runs, 2.0))

@@ -326,3 +326,24 @@ def test_a_wait_that_is_lost(gate: Gate, client: Client) -> None:
     assert call.frames == []
     assert gate.runs._awaited == {}
     assert gate.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("protocol", "answer"),
+    [
+        (3, {"status": "timeout"}),
+        (4, {"status": "pending", "timeoutPhase": "queue", "providerStarted": False}),
+    ],
+)
+def test_a_wait_for_what_has_not_begun(gate: Gate, protocol: int, answer: dict[str, Any]) -> None:
+    """Who waits in vain for a run that waits itself is told so in protocol 4; of one that goes he is not."""
+    client = gate.client(protocol)
+    client.send("one", run="r1")
+    client.send("two", run="r2")
+
+    goes = client.call("agent.wait", {"runId": "r1", "timeoutMs": 0})
+    waits = client.call("agent.wait", {"runId": "r2", "timeoutMs": 0})
+    gate.clock.advance(0)
+
+    assert goes.payload == {"runId": "r1", "status": "timeout"}
+    assert waits.payload == {"runId": "r2", **answer}

@@ -35,6 +35,7 @@ ADMIN_METHODS = {
     "system-event",
 }
 WRITE_METHODS = {"agent", "agent.wait", "chat.abort", "chat.send", "sessions.create"}
+WRITE_METHODS |= {"sessions.abort", "sessions.send", "sessions.steer"}
 every_method = pytest.mark.parametrize("method", list(TABLE), ids=lambda method: method.name)
 VERSIONS = pytest.mark.parametrize("protocol", [3, 4])
 

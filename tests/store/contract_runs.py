@@ -176,6 +176,17 @@ class OpenRunContract:
         assert wait(store.update_run("run-1", look)) == a_run()
         assert seen == [a_run()]
 
+    def test_a_run_that_starts(self, store: IStore, wait: Wait) -> None:
+        """Who starts a run is told the session of that moment; of an unknown run there is none."""
+        assert wait(store.start_run("run-1", lambda current: None)) == (None, None)
+        session, _ = wait(store.accept_turn(a_run(), setting(), None))
+        started = a_run(state=RunState.RUNNING, started_at_ms=NOW)
+
+        assert wait(store.start_run("run-1", lambda current: started)) == (started, session)
+        assert wait(store.get_run("run-1")) == started
+        wait(store.delete_session(session.key, delete_transcript=True))
+        assert wait(store.start_run("run-1", lambda current: None)) == (started, None)
+
     def test_update_that_raises(self, store: IStore, wait: Wait) -> None:
         """What the change raises reaches the caller, and nothing is stored."""
         wait(store.accept_turn(a_run(), setting(), None))
