@@ -50,7 +50,8 @@ class Queueing:
             return found
         for run_id in self._runs.lanes.runs(run.session_key)[1:]:
             other = self._runs.drive(run_id)
-            assert other is not None
+            if other is None:
+                break  # the session is to be held before those behind it go
             if other.run.state.terminal:
                 continue
             same = other.run.actor == run.actor and alike(run.request, other.run.request)
@@ -63,7 +64,8 @@ class Queueing:
     def _steer(self, run_id: str) -> None:
         """Offer what waits behind a run to its agent, if that goes and can take it."""
         drive = self._runs.drive(run_id)
-        assert drive is not None
+        if drive is None:
+            return  # no run goes: the session is held
         agent = self._agents.get(drive.run.request.agent_id)
         backend = None if agent is None else agent.backend
         if drive.steering is None and drive.working and ISteerableBackend.providedBy(backend):

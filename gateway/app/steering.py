@@ -75,7 +75,8 @@ class Steering:
     def _next(self) -> Drive | None:
         for run_id in self._runs.lanes.runs(self._run.session_key)[1:]:
             drive = self._runs.drive(run_id)
-            assert drive is not None
+            if drive is None:
+                break  # the session is to be held before those behind it go
             if drive.waiting and drive.run.request.queue_mode is QueueMode.STEER:
                 return drive
         return None
