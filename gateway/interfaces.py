@@ -254,7 +254,12 @@ class IRunSink(Interface):
         """Emit an event on another stream: tool, thinking, plan, usage, compaction ..."""
 
     def history(limit: int) -> Deferred[tuple[Message, ...]]:
-        """Return the transcript before this run's own message, for a backend that starts afresh."""
+        """Return the transcript before this run's own message, for a backend that starts afresh.
+
+        The newest ``limit`` messages of turns that are over, oldest first. Where the conversation was
+        shortened the first is the newest summary: a message of role ``system`` (see
+        :func:`gateway.core.transcript.is_summary`), after it what it does not stand for.
+        """
 
     def ask(request: ApprovalRequest) -> Deferred[Decision | None]:
         """Ask an operator; None if nobody could decide, or nobody did in time.
@@ -263,7 +268,11 @@ class IRunSink(Interface):
         """
 
     def bind(agent_session: str | None) -> None:
-        """Remember the backend's own name of this conversation: later runs of the session get it back."""
+        """Remember the backend's own name of this conversation: later runs of the session get it back.
+
+        None forgets it. So does a reset of the session, and the gateway where the agent has to start
+        afresh: a request without it, in a session for which one was bound, asks for a new conversation.
+        """
 
     def compacted(compaction: Compaction) -> Deferred[None]:
         """Note in the transcript that older turns were summarised; they stay in it.

@@ -13,6 +13,7 @@ from gateway.app.agents import Agent
 from gateway.app.bindings import agent_session_of, bind
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
+from gateway.core.batch import launched
 from gateway.errors import BackendError
 from gateway.interfaces import ICompactingBackend, IEntropy, IRunSink
 from gateway.model import ApprovalRequest, Compaction, Decision, Message, RunRequest, Session
@@ -145,16 +146,15 @@ class Compacting:
 
     async def _ask(self, operation_id: str, session: Session, agent: Agent) -> Compaction | str:
         """Return the agent's summary, or why there is none."""
-        asked = session.settings.get("model")
-        request = RunRequest(
+        asked = RunRequest(
             run_id=operation_id,
             session_key=session.key,
             session_id=session.session_id,
             agent_id=agent.agent_id,
             text="",
-            model=asked if isinstance(asked, str) else None,
-            agent_session=agent_session_of(session, agent.kind),
         )
+        bound = agent_session_of(session, agent.kind)
+        request = launched(asked, session, agent.model.provider, agent_session=bound)
         sink = CompactSink(self._runs, self._sessions, session, agent.kind)
         backend: Any = agent.backend
         working: Deferred[Any] = maybeDeferred(backend.compact, request, sink)

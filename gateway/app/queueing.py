@@ -51,7 +51,7 @@ class Queueing:
         for run_id in self._runs.lanes.runs(run.session_key)[1:]:
             other = self._runs.drive(run_id)
             if other is None:
-                break  # the place of something else than a run
+                break  # the session is to be held before those behind it go
             if other.run.state.terminal:
                 continue
             same = other.run.actor == run.actor and alike(run.request, other.run.request)
@@ -65,7 +65,7 @@ class Queueing:
         """Offer what waits behind a run to its agent, if that goes and can take it."""
         drive = self._runs.drive(run_id)
         if drive is None:
-            return  # the place of something else than a run
+            return  # no run goes: the session is held
         agent = self._agents.get(drive.run.request.agent_id)
         backend = None if agent is None else agent.backend
         if drive.steering is None and drive.working and ISteerableBackend.providedBy(backend):

@@ -76,7 +76,7 @@ class Steering:
         for run_id in self._runs.lanes.runs(self._run.session_key)[1:]:
             drive = self._runs.drive(run_id)
             if drive is None:
-                continue  # the place of something else than a run
+                break  # the session is to be held before those behind it go
             if drive.waiting and drive.run.request.queue_mode is QueueMode.STEER:
                 return drive
         return None

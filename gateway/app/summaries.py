@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.provenance import with_source
 from gateway.core.transcript import SUMMARY_KIND, is_summary
 from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.model import Compaction, Message, Session
@@ -53,9 +54,10 @@ class Summaries:
             return ()
         summary: Message | None = await self._store.newest_summary(session_id)
         if summary is None:
-            return tuple(await self._newest(session_id, limit, unfinished, None))
+            newest = await self._newest(session_id, limit, unfinished, None)
+            return tuple(map(with_source, newest))
         rest = await self._newest(session_id, limit - 1, unfinished, summary)
-        return (summary, *rest)
+        return (summary, *map(with_source, rest))
 
     async def note(
         self,

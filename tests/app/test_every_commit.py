@@ -12,13 +12,15 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.errors import StoreError
-from gateway.model import RunState
+from gateway.model import ModelUsage, RunState, Usage, UsageQuery
 from gateway.store.store import SQLStore
 from gateway.testing import FakeClock, result_of
 from tests.app.harness import Call, Client, Gate
 from tests.store.faults import Faults
 from tests.store.harness import call_nothing
 from tests.unmeasured import unmeasured
+
+USED = ModelUsage(provider="p", model="m", output_tokens=1)
 
 PATIENCE_S = 10
 """How long a request is tried again, and how long the store needs at most to work again."""
@@ -80,8 +82,9 @@ class Conversation:
             self.clock.advance(1)
         live = self.gate.live(run)
         live.sink.text(f"answer to {run}")
+        live.sink.bind(f"thread of {run}")
         self.gate.turn()
-        live.end()
+        live.end(usage=Usage(by_model=(USED, USED)))
         self.clock.advance(0.2)
 
     def talk(self) -> None:
@@ -150,6 +153,10 @@ class Conversation:
                 if event.stream == "lifecycle" and json.loads(event.data)["phase"] != "start"
             ]
             assert ends == [events[-1].seq] == [found[run].last_seq]
+        used = UsageQuery(since_ms=0, until_ms=2**53, by=("run", "model"))
+        assert {
+            each.run_id: each.output_tokens for each in result_of(self.store.sum_usage(used))
+        } == {run: 2 for run, state in wanted.items() if state is RunState.DONE}
 
 
 @pytest.fixture

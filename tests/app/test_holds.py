@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from zope.interface import alsoProvides
 
 from gateway.errors import Unavailable
+from gateway.interfaces import ISteerableBackend
 from gateway.testing import result_of
 from tests.app.harness import Gate
 
@@ -97,3 +99,47 @@ def test_a_gateway_that_stops(gate: Gate) -> None:
     assert len(gate.runs.holds) == 1
     held.release()
     assert not gate.runs.busy(KEY)
+
+
+@pytest.mark.parametrize("mode", ["followup", "collect", "steer", "interrupt"])
+def test_messages_to_a_session_that_is_held(gate: Gate, mode: str) -> None:
+    """Whatever is to become of messages that wait, while a session is held they wait in their order."""
+    client = gate.client()
+    hold = result_of(gate.runs.hold(KEY, "h"))
+    client.send("one", run="r1", queueMode=mode)
+    before = list(gate.backend.started)
+    hold.release()
+    gate.live("r1").end()
+    gate.clock.advance(1)
+
+    assert (before, gate.backend.started) == ([], ["r1"])
+    assert client.ends("r1") == (["final"], ["end"])
+
+
+@pytest.mark.parametrize("mode", ["collect", "steer"])
+def test_messages_behind_a_hold_that_waits(gate: Gate, mode: str) -> None:
+    """Messages that came after a hold was asked for are neither collected nor given to a run before it."""
+    steered: list[str] = []
+
+    def steer(run_id: str, text: str, attachments: object) -> Deferred[bool]:
+        steered.append(text)
+        return succeed(True)
+
+    setattr(gate.backend, "steer", steer)  # noqa: B010
+    alsoProvides(gate.backend, ISteerableBackend)
+    client = gate.client()
+    client.send("one", run="r1")
+    client.send("two", run="r2", queueMode="collect")
+    waiting = gate.runs.hold(KEY, "h")
+    client.send("three", run="r3", queueMode=mode)
+    gate.live("r1").end()
+    gate.clock.advance(1)
+    texts = gate.live("r2").request.text
+    gate.live("r2").end()
+    gate.clock.advance(1)
+    before = list(gate.backend.started)
+    result_of(waiting).release()
+    gate.live("r3").end()
+
+    assert (texts, steered) == ("two", [])
+    assert (before, gate.backend.started) == (["r1", "r2"], ["r1", "r2", "r3"])

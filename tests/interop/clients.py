@@ -28,9 +28,10 @@ class OpenClaw:
         """Return which generation of the clients this is."""
         return self._installation.generation
 
-    def call(self, method: str, token: str | None = None) -> Finished:
+    def call(self, method: str, token: str | None = None, **params: Any) -> Finished:
         """Run ``gateway call METHOD`` with the address and the token on the command line."""
-        return self._run("gateway", "call", method, "--json", *self._address(token))
+        given = ("--params", json.dumps(params)) if params else ()
+        return self._run("gateway", "call", method, "--json", *given, *self._address(token))
 
     def usage_cost(self, *options: str) -> Finished:
         """Run ``gateway usage-cost``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -86,6 +87,27 @@ def test_tui_shows_the_conversation_so_far(
     second = open_tui(openclaw)
 
     wait_for_turn(second, words)
+
+
+def test_tui_shows_a_conversation_that_was_shortened(
+    openclaw: OpenClaw, open_tui: Callable[[OpenClaw], Terminal]
+) -> None:
+    """A terminal opened on a conversation that was shortened shows what was said, and goes on."""
+    words = f"never mind the {openclaw.generation.name} weather"
+    first = open_tui(openclaw)
+    first.type(words)
+    wait_for_turn(first, words)
+    first.type("/exit")
+    first.wait_for_end()
+    cut = json.loads(openclaw.call("sessions.compact", key="main", maxLines=1).stdout)
+    assert (cut["ok"], cut["compacted"], cut["kept"]) == (True, True, 1)
+
+    second = open_tui(openclaw)
+
+    wait_for_turn(second, words)
+    more = f"and another {openclaw.generation.name} thing"
+    second.type(more)
+    wait_for_turn(second, more)
 
 
 def test_tui_aborts_a_run_with_escape(

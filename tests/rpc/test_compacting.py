@@ -326,3 +326,12 @@ def test_who_may(gate: Gate, client: Client) -> None:
     assert gate.client(scopes=WRITE).refused("sessions.compact", {"key": "main"})
     error = client.refused("sessions.compact", {"key": "agent:nobody:main"})
     assert error["code"] == "INVALID_REQUEST"
+
+
+def test_nobody_follows(gate: Gate) -> None:
+    """Where nobody follows the session nobody is told, and it is shortened all the same."""
+    client = gate.client()
+    turn(gate, client, "r1")
+
+    assert client.ok("sessions.compact", {"key": "main", "maxLines": 1})["compacted"] is True
+    assert client.events("session.operation") == []
