@@ -69,7 +69,7 @@ def test_an_agent_that_does_not_answer_a_cancelled_prompt_is_killed(setup: Setup
 
     setup.clock.advance(5)
 
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
     assert isinstance(other[0], Failure)
     process.end(signal=9)
     setup.clock.advance(0.5)
@@ -156,7 +156,7 @@ def test_initialize_has_a_deadline(setup: Setup) -> None:
     ends = setup.run()
 
     setup.clock.advance(30)
-    assert setup.reactor.groups == [(setup.process.pid, "SIGKILL")]
+    assert setup.process.signals == ["SIGUSR1"]
     setup.process.end(signal=9)
 
     assert "did not answer initialize within 30 s" in failure_of(ends).message
@@ -193,7 +193,7 @@ def test_garbage_is_tolerated_then_the_process_is_killed(setup: Setup) -> None:
     assert setup.sink.said == "fine"
     process.protocol.childDataReceived(1, b"debug: hello\n" * 100)
 
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
     assert "no messages" in failure_of(ends).message
     process.answer(prompt["id"], {"stopReason": "end_turn"})
 
@@ -207,7 +207,7 @@ def test_a_line_without_end_kills(setup: Setup) -> None:
     for _ in range(17):
         process.protocol.childDataReceived(1, b"x" * 1024 * 1024)
 
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
     assert "a line of more than 16777216 bytes" in failure_of(ends).message
 
 
