@@ -72,7 +72,7 @@ class AcpWorker:
         self._liveness = Liveness(clock, hang_timeout_s, self._hung)
         self._rpc = Conversation(
             write=self._write,
-            on_request=self._requested,
+            on_request=self._asked,
             on_notification=self._notified,
             clock=clock,
             log=self._log,
@@ -211,6 +211,9 @@ class AcpWorker:
         except Exception:
             self._log.failure("a message could not be handled")
             self._kill("sent what could not be handled")
+
+    def _asked(self, method: str, params: Any) -> Any:
+        return self._liveness.during(self._requested(method, params))
 
     def _requested(self, method: str, params: Any) -> Any:
         if method == "session/request_permission":
