@@ -17,8 +17,9 @@ from zope.interface import implementer
 
 from gateway.agents.acp_worker import AcpWorker
 from gateway.agents.process import ChildProcess, Command, Exit, clean_environment
+from gateway.agents.processconfig import ProcessConfig
 from gateway.agents.supervisor import Supervisor
-from gateway.config import AgentConfig, Secret, resolve_secret
+from gateway.config import Secret, resolve_secret
 from gateway.errors import BackendError, ConfigError, StartError
 from gateway.interfaces import (
     BackendEnvironment,
@@ -30,7 +31,7 @@ from gateway.interfaces import (
 from gateway.model import ModelInfo, RunRequest, RunResult
 
 
-class AcpConfig(AgentConfig, frozen=True):
+class AcpConfig(ProcessConfig, frozen=True):
     """An agent program that speaks the Agent Client Protocol."""
 
     command: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=list)
@@ -39,16 +40,10 @@ class AcpConfig(AgentConfig, frozen=True):
     """Environment variables for it, beside a few harmless ones of the gateway such as PATH and HOME."""
     cwd: str | None = None
     """Its working directory; without it workspace/ID in the state directory."""
-    pool: int = 1
-    """How many processes run it; only 1 so far."""
 
     def __post_init__(self) -> None:
         if not self.command or not self.command[0]:
             raise ValueError('"command" is missing: the program and its arguments')
-        if self.pool != 1:
-            raise ValueError(
-                "pool: one process serves all sessions; more than 1 is not possible yet"
-            )
 
 
 @implementer(IAgentBackend, IWorkerBackend)
@@ -66,9 +61,11 @@ class AcpBackend(Service):
         command: Command,
         models: tuple[ModelInfo, ...],
         environment: BackendEnvironment,
+        settings: ProcessConfig,
         kill_group: Callable[[int, int], None] = os.killpg,
     ) -> None:
         self.models = models
+        self._settings = settings
         self._command = command
         self._environment = environment
         self._kill_group = kill_group
@@ -162,7 +159,7 @@ class AcpFactory:
             raise ConfigError(f"{key}.command: no such program: {program}")
         title = config.name or environment.agent_id
         models = (ModelInfo(id=environment.agent_id, name=title, provider="acp"),)
-        return AcpBackend(Command(tuple(config.command), env, cwd), models, environment)
+        return AcpBackend(Command(tuple(config.command), env, cwd), models, environment, config)
 
 
 def workspace(cwd: str | None, environment: BackendEnvironment) -> str:

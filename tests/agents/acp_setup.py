@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from gateway.agents.acp import AcpBackend
 from gateway.agents.process import Command
+from gateway.agents.processconfig import ProcessConfig
 from gateway.errors import BackendError
 from gateway.model import ModelInfo
 from gateway.testing import FakeClock
@@ -27,7 +28,7 @@ INITIALIZED = {"protocolVersion": 1, "agentCapabilities": {"promptCapabilities":
 def make_backend(directory: Path, clock: FakeClock, reactor: FakeReactor) -> AcpBackend:
     command = Command(("agent",), {}, str(directory / "workspace" / "main"))
     environment = make_environment(directory, clock, reactor)
-    return AcpBackend(command, MODELS, environment, reactor.kill_group)
+    return AcpBackend(command, MODELS, environment, ProcessConfig(), reactor.kill_group)
 
 
 class Setup:
