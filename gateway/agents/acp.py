@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from gateway.agents.acp_access import AccessConfig, access_of, terminal_maker, thread_runner
+from gateway.agents.acp_requests import Access
 from gateway.agents.acp_worker import AcpWorker
 from gateway.agents.process import ChildProcess, Command, Exit, clean_environment
 from gateway.agents.processconfig import ProcessConfig
@@ -25,13 +27,18 @@ from gateway.interfaces import (
     BackendEnvironment,
     IAgentBackend,
     IAgentBackendFactory,
+    ICompactingBackend,
     IRunSink,
+    ISteerableBackend,
     IWorkerBackend,
 )
-from gateway.model import ModelInfo, RunRequest, RunResult
+from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResult
+
+NO_ACCESS = Access(files=False, terminal="off")
+"""For agents that use no files, terminals or servers of the gateway."""
 
 
-class AcpConfig(ProcessConfig, frozen=True):
+class AcpConfig(AccessConfig, frozen=True):
     """An agent program that speaks the Agent Client Protocol."""
 
     command: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=list)
@@ -46,7 +53,7 @@ class AcpConfig(ProcessConfig, frozen=True):
             raise ValueError('"command" is missing: the program and its arguments')
 
 
-@implementer(IAgentBackend, IWorkerBackend)
+@implementer(IAgentBackend, IWorkerBackend, ISteerableBackend, ICompactingBackend)
 class AcpBackend(Service):
     """Runs turns in one supervised process, which serves all sessions of the agent.
 
@@ -63,8 +70,10 @@ class AcpBackend(Service):
         environment: BackendEnvironment,
         settings: ProcessConfig,
         kill_group: Callable[[int, int], None] = os.killpg,
+        access: Access = NO_ACCESS,
     ) -> None:
         self.models = models
+        self._access = access
         self._settings = settings
         self._command = command
         self._environment = environment
@@ -111,6 +120,19 @@ class AcpBackend(Service):
         """
         return Deferred.fromCoroutine(self._run(request, sink))
 
+    def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
+        """Give a running run another message; whether its agent took it."""
+        worker = self._supervisor.ready
+        return succeed(False) if worker is None else worker.steer(run_id, text, attachments)
+
+    def compact(self, request: RunRequest, sink: IRunSink) -> Deferred[Compaction | None]:
+        """Have the agent summarise a session's older turns. Fails with BackendError."""
+        return Deferred.fromCoroutine(self._compact(request, sink))
+
+    async def _compact(self, request: RunRequest, sink: IRunSink) -> Compaction | None:
+        worker = await self._supervisor.when_ready()
+        return await worker.compact(request, sink)
+
     async def _run(self, request: RunRequest, sink: IRunSink) -> RunResult:
         worker = await self._supervisor.when_ready()
         return await worker.run(request, sink)
@@ -133,7 +155,15 @@ class AcpBackend(Service):
             )
 
         return AcpWorker(
-            environment.agent_id, self._command, make_child, environment.clock, on_ready, on_end
+            environment.agent_id,
+            self._command,
+            make_child,
+            environment.clock,
+            on_ready,
+            on_end,
+            access=self._access,
+            make_terminal=terminal_maker(environment, self._kill_group),
+            in_thread=thread_runner(environment.reactor),
         )
 
 
@@ -159,7 +189,9 @@ class AcpFactory:
             raise ConfigError(f"{key}.command: no such program: {program}")
         title = config.name or environment.agent_id
         models = (ModelInfo(id=environment.agent_id, name=title, provider="acp"),)
-        return AcpBackend(Command(tuple(config.command), env, cwd), models, environment, config)
+        command = Command(tuple(config.command), env, cwd)
+        access = access_of(config, os.environ, _base(environment), key)
+        return AcpBackend(command, models, environment, config, access=access)
 
 
 def workspace(cwd: str | None, environment: BackendEnvironment) -> str:

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from gateway.agents import acp_session
+from gateway.agents import acp_turn
 from gateway.agents.acp import AcpConfig, AcpFactory
 from gateway.errors import BackendError
 from gateway.model import Message, RunResult
@@ -182,7 +182,7 @@ async def test_a_stubborn_agent_is_gone_when_the_backend_has_stopped(serving: Ba
 @pytest_twisted.ensureDeferred
 async def test_a_deaf_agent_is_replaced(serving: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not answer a cancelled prompt in its time is killed; the next turn finds another."""
-    monkeypatch.setattr(acp_session, "CANCEL_ANSWER_S", 0.5)
+    monkeypatch.setattr(acp_turn, "CANCEL_ANSWER_S", 0.5)
     async with serving() as backend:
         pid = int(await said(backend, "/pid"))
         run, heard = begin(backend, "/deaf")
