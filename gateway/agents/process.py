@@ -154,7 +154,7 @@ class ChildProcess(ProcessProtocol):
         )
         self.launcher_pid = process.pid
         self._outlet = Outlet(process.pipes[0])
-        for descriptor, handle in ((1, self._on_output), (2, self._stderr.feed)):
+        for descriptor, handle in ((1, self.outReceived), (2, self.errReceived)):
             self._intakes[descriptor] = Intake(process.pipes[descriptor], self._clock, handle)
 
     def write(self, data: bytes) -> None:
@@ -165,9 +165,13 @@ class ChildProcess(ProcessProtocol):
     def stop(self) -> None:
         """Close its input; SIGTERM for its group after 1 s, SIGKILL for all of it after 2 s more."""
         if self._process is not None and not self._ending:
-            self._close_input()
-            self._process.closeChildFD(0)
+            self.close_input()
             self._arm(TERM_AFTER_S, self._terminate)
+
+    def close_input(self) -> None:
+        """Let it see the end of its input; what waits to be written is dropped."""
+        self._close_input()
+        self._process.closeChildFD(0)
 
     def kill(self) -> None:
         """End it and all that it started, now."""
@@ -189,6 +193,14 @@ class ChildProcess(ProcessProtocol):
             self._told = rest[:MAX_STATUS_BYTES]
             for line in lines:
                 self._status(line.decode("ascii", "replace"))
+
+    def outReceived(self, data: bytes) -> None:
+        """Hand on standard output."""
+        self._on_output(data)
+
+    def errReceived(self, data: bytes) -> None:
+        """Log standard error."""
+        self._stderr.feed(data)
 
     def childConnectionLost(self, child_fd: int) -> None:
         """A pipe is gone. Without its input or its output it is about to end, or of no use any more."""

@@ -39,7 +39,8 @@ class Agent:
     def handle(self, message: dict[str, Any]) -> None:
         match message:
             case {"method": "initialize", "id": id_}:
-                self.send(id=id_, result={"protocolVersion": 1, "agentCapabilities": {}})
+                agent = {"_meta": {"gateway": {"history": True}}}
+                self.send(id=id_, result={"protocolVersion": 1, "agentCapabilities": agent})
             case {"method": "session/new", "id": id_, "params": params}:
                 session_id = f"s{next(self.numbers)}"
                 self.history[session_id] = params["_meta"]["gateway"]["history"]

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from gateway.agents import acp_session
+from gateway.agents import acp_turn
 from gateway.agents.acp import AcpConfig, AcpFactory
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import Message, RunResult
@@ -196,7 +196,7 @@ async def test_a_flood_does_not_hold_the_loop(
     serving: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While an agent writes as fast as it can, the loop is free most of the time; an abort ends it."""
-    monkeypatch.setattr(acp_session, "CANCEL_ANSWER_S", 0.1)
+    monkeypatch.setattr(acp_turn, "CANCEL_ANSWER_S", 0.1)
     async with serving() as backend:
         run, heard = begin(backend, "/flood")
         await heard
@@ -248,7 +248,7 @@ async def test_a_stubborn_agent_is_gone_when_the_backend_has_stopped(serving: Ba
 @pytest_twisted.ensureDeferred
 async def test_a_deaf_agent_is_replaced(serving: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not answer a cancelled prompt in its time is killed; the next turn finds another."""
-    monkeypatch.setattr(acp_session, "CANCEL_ANSWER_S", 0.5)
+    monkeypatch.setattr(acp_turn, "CANCEL_ANSWER_S", 0.5)
     async with serving() as backend:
         pid = int(await said(backend, "/pid"))
         run, heard = begin(backend, "/deaf")
