@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThreadPool
 from gateway.agents.acp_requests import Access, InThread
 from gateway.agents.acp_terminals import MakeTerminal, TerminalProcess
 from gateway.agents.mcpconfig import McpServer, resolve_servers
-from gateway.agents.process import Exit, clean_environment
+from gateway.agents.process import Exit, Limits, clean_environment
 from gateway.agents.processconfig import ProcessConfig
 from gateway.interfaces import BackendEnvironment
 
@@ -46,9 +46,7 @@ def _word(value: bool | str) -> Literal["ask", "allow"]:
     return "allow" if value == "allow" else "ask"
 
 
-def terminal_maker(
-    environment: BackendEnvironment, kill_group: Callable[[int, int], None]
-) -> MakeTerminal:
+def terminal_maker(environment: BackendEnvironment, limits: Limits) -> MakeTerminal:
     """Return what makes the processes of an agent's terminals."""
 
     def make(
@@ -59,8 +57,10 @@ def terminal_maker(
             reactor=environment.reactor,
             clock=environment.clock,
             on_output=on_output,
+            on_death=lambda _: None,
             on_exit=on_exit,
-            kill_group=kill_group,
+            mark=environment.entropy.uuid4(),
+            limits=limits,
         )
 
     return make

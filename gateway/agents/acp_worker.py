@@ -27,9 +27,11 @@ from gateway.agents.acp_turn import Turn
 from gateway.agents.acp_updates import KINDS
 from gateway.agents.acp_values import mapping, text_of
 from gateway.agents.jsonrpc import LineTooLong, RpcError
+from gateway.agents.pipes import InputFull
 from gateway.agents.process import ChildProcess, Command, Exit
 from gateway.agents.rpc import Conversation, TooMuchGarbage
-from gateway.errors import BackendError
+from gateway.agents.vitality import Liveness
+from gateway.errors import BackendError, BackendErrorKind
 from gateway.interfaces import IClock, IRunSink
 from gateway.model import Attachment, Compaction, RunRequest, RunResult
 
@@ -44,7 +46,10 @@ UNKNOWN_KINDS = 100
 
 T = TypeVar("T")
 
-MakeChild = Callable[[Callable[[bytes], None], Callable[[Exit], None]], ChildProcess]
+MakeChild = Callable[
+    [Callable[[bytes], None], Callable[[Exit], None], Callable[[Exit], None]], ChildProcess
+]
+"""Makes a child from what it calls: with its output, at its death, and when nothing is left of it."""
 
 
 class AcpWorker:
@@ -52,7 +57,8 @@ class AcpWorker:
 
     ``on_ready`` is called once it has answered ``initialize``, ``on_end`` once it is gone, with the
     error that its runs ended with. Whatever it does wrong (no answer, garbage, a line without end, a
-    cancelled prompt it does not answer), it is killed for it, and its runs fail at that moment.
+    cancelled prompt it does not answer, input it does not read, silence for ``hang_timeout_s`` while it
+    has a turn), it is killed for it, and its runs fail at that moment.
 
     :ivar agent_info: what the program says of itself: name, title, version.
     """
@@ -65,6 +71,7 @@ class AcpWorker:
         clock: IClock,
         on_ready: Callable[[], None],
         on_end: Callable[[BackendError], None],
+        hang_timeout_s: float = 0.0,
         *,
         access: Access,
         make_terminal: MakeTerminal,
@@ -77,7 +84,8 @@ class AcpWorker:
         self._on_end = on_end
         self._access = access
         self._log = Logger(namespace=f"gateway.agents.{name}")
-        self._child = make_child(self._received, self._exited)
+        self._child = make_child(self._received, self._died, self._exited)
+        self._liveness = Liveness(clock, hang_timeout_s, self._hung)
         self._terminals = Terminals(make_terminal)
         self._client = ClientSide(
             access=access,
@@ -88,8 +96,8 @@ class AcpWorker:
             log=self._log,
         )
         self._rpc = Conversation(
-            write=self._child.write,
-            on_request=self._client.requested,
+            write=self._write,
+            on_request=self._asked,
             on_notification=self._notified,
             clock=clock,
             log=self._log,
@@ -116,6 +124,16 @@ class AcpWorker:
     def asking(self) -> int:
         """How many questions to an operator are open: while there are any, silence is no sign of a hang."""
         return sum(len(turn.questions) for turn in self._turns.values())
+
+    def holds(self, key: str, session_id: str) -> bool:
+        """Whether the conversation of this session is open in it."""
+        return self._sessions.holds(key, session_id)
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``{pid?, launcherPid?, sessions}``."""
+        ids = {"pid": self._child.pid, "launcherPid": self._child.launcher_pid}
+        known = {name: value for name, value in ids.items() if value is not None}
+        return {**known, "sessions": len(self._sessions)}
 
     def start(self) -> None:
         """Start the process. Raises OSError if there can be none."""
@@ -247,7 +265,10 @@ class AcpWorker:
             self._terminals.end(turn.acp_id)
             return result
 
+        self._liveness.begin()
+
         def answered(_: None) -> None:
+            self._liveness.end()
             del self._turns[turn.acp_id]
             turn.session.lock.release()
 
@@ -281,7 +302,14 @@ class AcpWorker:
             self._log.failure("initialize", failure=failure)
             self._kill("could not be initialized")
 
+    def _write(self, data: bytes) -> None:
+        try:
+            self._child.write(data)
+        except InputFull:
+            self._kill("does not read its input")
+
     def _received(self, data: bytes) -> None:
+        self._liveness.sign()
         try:
             self._rpc.received(data)
         except (LineTooLong, TooMuchGarbage) as error:
@@ -289,6 +317,9 @@ class AcpWorker:
         except Exception:
             self._log.failure("a message could not be handled")
             self._kill("sent what could not be handled")
+
+    def _asked(self, method: str, params: Any) -> Any:
+        return self._liveness.during(self._client.requested(method, params))
 
     def _notified(self, method: str, params: Any) -> None:
         shape = mapping(params)
@@ -332,15 +363,21 @@ class AcpWorker:
     def _stuck(self) -> None:
         self._kill("did not answer a cancelled prompt")
 
-    def _kill(self, why: str) -> None:
+    def _hung(self) -> None:
+        self._kill("showed no sign of life for too long", BackendErrorKind.TIMEOUT)
+
+    def _kill(self, why: str, kind: BackendErrorKind = BackendErrorKind.UNKNOWN) -> None:
         if self._error is None:
             self._log.warn("{why}: killed, pid={pid}", why=why, pid=self.pid)
-            self._fail(BackendError(f"agent {self._name} {why}"))
+            self._fail(BackendError(f"agent {self._name} {why}", kind=kind))
         self._child.kill()
+
+    def _died(self, how: Exit) -> None:
+        self._fail(BackendError(f"the process of agent {self._name} ended: {how}"))
 
     def _exited(self, how: Exit) -> None:
         self._log.info("process ended, pid={pid}, {how}", pid=self.pid, how=how)
-        self._fail(BackendError(f"the process of agent {self._name} ended: {how}"))
+        self._died(how)
         assert self._error is not None
         self._on_end(self._error)
 

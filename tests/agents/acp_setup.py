@@ -36,20 +36,25 @@ INITIALIZED = initialized("history", promptCapabilities={"image": True})
 
 
 def make_backend(
-    directory: Path, clock: FakeClock, reactor: FakeReactor, access: Access = ACCESS
+    directory: Path,
+    clock: FakeClock,
+    reactor: FakeReactor,
+    access: Access = ACCESS,
+    **settings: Any,
 ) -> AcpBackend:
     command = Command(("agent",), {}, str(directory / "workspace" / "main"))
     environment = make_environment(directory, clock, reactor)
-    return AcpBackend(command, MODELS, environment, ProcessConfig(), reactor.kill_group, access)
+    config = ProcessConfig(**{"hang_timeout_s": 0, **settings})
+    return AcpBackend(command, MODELS, environment, config, access)
 
 
 class Setup:
     """A backend whose processes are played by the test."""
 
-    def __init__(self, directory: Path, access: Access = ACCESS) -> None:
+    def __init__(self, directory: Path, access: Access = ACCESS, **settings: Any) -> None:
         self.clock = FakeClock()
         self.reactor = FakeReactor()
-        self.backend = make_backend(directory, self.clock, self.reactor, access)
+        self.backend = make_backend(directory, self.clock, self.reactor, access, **settings)
         self.root = directory / "workspace" / "main"
         self.sink = RecordingSink()
 

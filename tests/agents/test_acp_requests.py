@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.agents.acp_requests import Access
+from gateway.agents.process import MARK_VARIABLE
 from gateway.model import Decision, RunResult
 from tests.agents.acp_setup import Setup
 from tests.agents.fakes import FakeProcess
@@ -83,7 +84,7 @@ def test_the_run_goes_on_while_a_question_is_open(setup: Setup) -> None:
     """Other messages are handled meanwhile, and that a question is open can be seen."""
     process = setup.turn()
     questions = decide(setup)
-    worker = setup.backend._supervisor.worker
+    worker = setup.backend._pool.worker_of("run-1")
     assert worker is not None
 
     setup.ask("session/request_permission", toolCall=LS, options=OPTIONS)
@@ -235,7 +236,11 @@ def test_a_terminal_that_an_operator_allows(setup: Setup) -> None:
     assert (request.argv, request.cwd) == (("ls", "-l", "x y"), str(setup.root / "sub"))
     assert not request.always
     assert command.argv == ["ls", "-l", "x y"]
-    assert command.env == {"PATH": "/usr/bin:/bin", "MODE": "a b"}
+    assert {name: command.env[name] for name in ("PATH", "MODE")} == {
+        "PATH": "/usr/bin:/bin",
+        "MODE": "a b",
+    }
+    assert set(command.env) == {"PATH", "MODE", MARK_VARIABLE}
     assert command.path == str(setup.root / "sub")
 
     def ask(method: str) -> Any:
@@ -364,4 +369,4 @@ def test_the_end_of_a_turn_ends_its_terminals(tmp_path: Path) -> None:
         else:
             setup.going.addErrback(lambda failure: None)
             agent.end(signal=9)
-        assert (command.pid, "SIGKILL") in setup.reactor.groups
+        assert command.signals == ["SIGUSR1"]

@@ -31,7 +31,8 @@ class Bench:
                 clock=self.clock,
                 on_output=on_output,
                 on_exit=on_exit,
-                kill_group=self.reactor.kill_group,
+                on_death=lambda _: None,
+                mark="m",
             )
         )
 
@@ -83,7 +84,7 @@ def test_a_released_terminal_is_killed_and_only_shown(bench: Bench) -> None:
 
     bench.terminals.get("s", id_).release()
 
-    assert bench.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
     with pytest.raises(RpcError, match="no such terminal"):
         bench.terminals.get("s", id_)
     assert len(bench.terminals.text("s", id_) or "") == RELEASED_BYTES
@@ -124,9 +125,9 @@ def test_the_end_of_a_session_ends_its_terminals(bench: Bench) -> None:
     _, two = bench.create("b")
 
     bench.terminals.end("a")
-    assert bench.reactor.groups == [(one.pid, "SIGKILL")]
+    assert (one.signals, two.signals) == (["SIGUSR1"], [])
     bench.terminals.close()
-    assert bench.reactor.groups[1:] == [(two.pid, "SIGKILL")]
+    assert two.signals == ["SIGUSR1"]
     assert len(bench.terminals) == 0
     one.end(signal=9)
 
