@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -34,8 +34,6 @@ from gateway.interfaces import (
 )
 from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResult
 
-T = TypeVar("T")
-
 NO_ACCESS = Access(files=False, terminal="off")
 """For agents that use no files, terminals or servers of the gateway."""
 
@@ -60,8 +58,8 @@ class AcpBackend(Service):
     """Runs turns in supervised processes, each of which serves many sessions of the agent.
 
     ``command`` is what to run, ``models`` what it answers with, ``settings`` how many processes there may be,
-    and what each may take, ``access`` what the agent may do through the gateway. A turn can be run again:
-    its process died with the gateway, and the new one is told the transcript before it.
+    and what each may take. A turn can be run again: its process died
+    with the gateway, and the new one is told the transcript before it.
     """
 
     reruns = True
@@ -124,7 +122,12 @@ class AcpBackend(Service):
 
         Fails with BackendError: for what the agent answers, and at once when its process dies.
         """
-        return self._in_pool(request, lambda worker: worker.run(request, sink))
+        key, session_id = request.session_key, request.session_id
+
+        def work(worker: AcpWorker) -> Deferred[RunResult]:
+            return worker.run(request, sink)
+
+        return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
 
     def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
         """Give a running run another message; whether its agent took it."""
@@ -133,12 +136,11 @@ class AcpBackend(Service):
 
     def compact(self, request: RunRequest, sink: IRunSink) -> Deferred[Compaction | None]:
         """Have the agent summarise a session's older turns. Fails with BackendError."""
-        return self._in_pool(request, lambda worker: worker.compact(request, sink))
-
-    def _in_pool(
-        self, request: RunRequest, work: Callable[[AcpWorker], Deferred[T]]
-    ) -> Deferred[T]:
         key, session_id = request.session_key, request.session_id
+
+        def work(worker: AcpWorker) -> Deferred[Compaction | None]:
+            return worker.compact(request, sink)
+
         return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
 
     def _worker(
@@ -201,7 +203,7 @@ class AcpFactory:
         models = (ModelInfo(id=environment.agent_id, name=title, provider="acp"),)
         command = Command(tuple(config.command), env, cwd)
         access = access_of(config, os.environ, _base(environment), key)
-        return AcpBackend(command, models, environment, config, access=access)
+        return AcpBackend(command, models, environment, config, access)
 
 
 def workspace(cwd: str | None, environment: BackendEnvironment) -> str:

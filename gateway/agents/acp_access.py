@@ -56,10 +56,10 @@ def terminal_maker(environment: BackendEnvironment, limits: Limits) -> MakeTermi
             environment.agent_id,
             reactor=environment.reactor,
             clock=environment.clock,
-            mark=environment.entropy.uuid4(),
             on_output=on_output,
-            on_death=lambda how: None,
+            on_death=lambda _: None,
             on_exit=on_exit,
+            mark=environment.entropy.uuid4(),
             limits=limits,
         )
 

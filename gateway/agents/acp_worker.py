@@ -120,6 +120,11 @@ class AcpWorker:
         """The process id."""
         return self._child.pid
 
+    @property
+    def asking(self) -> int:
+        """How many questions to an operator are open: while there are any, silence is no sign of a hang."""
+        return sum(len(turn.questions) for turn in self._turns.values())
+
     def holds(self, key: str, session_id: str) -> bool:
         """Whether the conversation of this session is open in it."""
         return self._sessions.holds(key, session_id)
@@ -129,11 +134,6 @@ class AcpWorker:
         ids = {"pid": self._child.pid, "launcherPid": self._child.launcher_pid}
         known = {name: value for name, value in ids.items() if value is not None}
         return {**known, "sessions": len(self._sessions)}
-
-    @property
-    def asking(self) -> int:
-        """How many questions to an operator are open: while there are any, silence is no sign of a hang."""
-        return sum(len(turn.questions) for turn in self._turns.values())
 
     def start(self) -> None:
         """Start the process. Raises OSError if there can be none."""

@@ -29,10 +29,10 @@ class Bench:
                 "main",
                 reactor=self.reactor,
                 clock=self.clock,
-                mark="mark",
                 on_output=on_output,
-                on_death=lambda how: None,
                 on_exit=on_exit,
+                on_death=lambda _: None,
+                mark="m",
             )
         )
 
