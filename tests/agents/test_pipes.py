@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from twisted.internet.interfaces import IPushProducer
-from twisted.logger import LogEvent, Logger, globalLogPublisher
+from twisted.logger import Logger
 from zope.interface.verify import verifyObject
 
 from gateway.agents.pipes import (
@@ -23,21 +21,6 @@ from tests.agents.fakes import FakePipe, FakeProcess
 @pytest.fixture
 def process() -> FakeProcess:
     return FakeProcess(1, None, ["--"], {}, "/")
-
-
-@pytest.fixture
-def log_lines() -> Any:
-    """Texts of what is logged at info and above."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        if event["log_level"].name != "debug":
-            lines.append(event["log_format"].format(**event))
-
-    observer: Any = observe
-    globalLogPublisher.addObserver(observer)
-    yield lines
-    globalLogPublisher.removeObserver(observer)
 
 
 def test_what_is_not_read_waits(process: FakeProcess) -> None:

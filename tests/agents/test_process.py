@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from twisted.internet.error import ProcessDone
-from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from gateway.agents.process import (
@@ -57,21 +55,6 @@ class Setup:
 @pytest.fixture
 def setup() -> Setup:
     return Setup()
-
-
-@pytest.fixture
-def log_lines() -> Any:
-    """Texts of what is logged at info and above."""
-    lines: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        if event["log_level"].name != "debug":
-            lines.append(event["log_format"].format(**event))
-
-    observer: Any = observe
-    globalLogPublisher.addObserver(observer)
-    yield lines
-    globalLogPublisher.removeObserver(observer)
 
 
 def test_the_child_runs_under_the_launcher(setup: Setup) -> None:
