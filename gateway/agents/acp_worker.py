@@ -130,9 +130,14 @@ class AcpWorker:
         return self._sessions.holds(key, session_id)
 
     def describe(self) -> dict[str, Any]:
-        """Return ``{pid?, launcherPid?, sessions}``."""
-        ids = {"pid": self._child.pid, "launcherPid": self._child.launcher_pid}
-        known = {name: value for name, value in ids.items() if value is not None}
+        """Return ``{pid?, launcherPid?, sessions, questions?, terminals?}``."""
+        facts = {
+            "pid": self._child.pid,
+            "launcherPid": self._child.launcher_pid,
+            "questions": self.asking or None,
+            "terminals": len(self._terminals) or None,
+        }
+        known = {name: value for name, value in facts.items() if value is not None}
         return {**known, "sessions": len(self._sessions)}
 
     def start(self) -> None:
