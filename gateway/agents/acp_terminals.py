@@ -9,7 +9,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from gateway.agents.jsonrpc import INTERNAL_ERROR, NOT_FOUND, RpcError
-from gateway.agents.pipes import Intake
 from gateway.agents.process import ChildProcess, Command, Exit
 
 TERMINALS_MAX = 16
@@ -29,9 +28,11 @@ class TerminalProcess(ChildProcess):
     def spawn(self, command: Command) -> None:
         """Start it. Raises OSError if there can be no new process."""
         super().spawn(command)
-        self._intakes[2] = Intake(self._process.pipes[2], self._clock, self._on_output)
-        self._close_input()
-        self._process.closeChildFD(0)
+        self.close_input()
+
+    def errReceived(self, data: bytes) -> None:
+        """Hand on standard error."""
+        self._on_output(data)
 
 
 class Terminal:

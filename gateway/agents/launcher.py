@@ -9,8 +9,9 @@ On Linux it is to the agent what init is to the machine:
 - ``setsid``: a Ctrl-C in the gateway's terminal reaches neither it nor the agent. The agent has a
   process group of its own in that session, so that what it sends to its group does not hit the launcher.
 - ``PR_SET_CHILD_SUBREAPER``: what the agent leaves behind becomes a child of the launcher, which reaps it.
-- ``PR_SET_PDEATHSIG``: the gateway's death ends the launcher and all below it; the launcher's death kills
-  the agent. ``--parent`` closes the gap before: if that process is gone already, the launcher ends.
+- ``PR_SET_PDEATHSIG``: the gateway's death ends the launcher and all below it, as does the closing of the
+  descriptor of ``--status``; the launcher's death kills the agent. ``--parent`` closes the gap before: if
+  that process is gone already, the launcher ends.
 - Limits, of the agent alone: address space, open files, no core files, niceness, and a word to the
   kernel's killer on memory shortage that the agent goes first. The number of processes is not limited:
   ``RLIMIT_NPROC`` counts all of the user's, the gateway's too, and none of root's.
@@ -33,6 +34,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -45,7 +47,8 @@ KILL_S = 2.5
 """How long all that is left may take to die of SIGKILL."""
 OOM_SCORE = 500
 """Of 1000: how much sooner than others the agent is killed when memory runs out."""
-WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+POLITE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+WATCHED = (signal.SIGCHLD, signal.SIGUSR1, *POLITE)
 
 # typing is not imported: every import is paid for at every start.
 TYPE_CHECKING = False
@@ -74,21 +77,33 @@ def main(argv: list[str]) -> int:
     status = int(options["--status"])
     os.set_inheritable(status, False)
     os.set_blocking(status, False)
-    # Blocked, they wait until they are asked for; from here on none is missed, none ends the launcher.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    heard = _listen()
     os.setsid()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR1))
     if "--parent" in options and os.getppid() != int(options["--parent"]):
         return 1
     launcher = os.getpid()
+    # Until the child has given up the launcher's handlers, it gets no signal that is meant for the agent.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     agent = os.fork()
     if agent == 0:
         os._exit(_become(command, options, before, launcher))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
     # The child does it too: whoever comes first, the group is there before it is signalled.
     _own_group(agent)
     _let_go_of_pipes()
-    return Launcher(agent, status).run()
+    return Launcher(agent, status, heard).run()
+
+
+def _listen() -> int:
+    """Have the signals' numbers written to a pipe; return its other end."""
+    heard, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    for number in WATCHED:
+        signal.signal(number, lambda *_: None)
+    return heard
 
 
 def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -100,26 +115,27 @@ def _split(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 class Launcher:
     """The life of the agent, seen from its parent."""
 
-    def __init__(self, agent: int, status: int) -> None:
+    def __init__(self, agent: int, status: int, heard: int) -> None:
         self._agent = agent
         self._status = status
         self._ended = False
+        self._poll = select.poll()
+        self._poll.register(heard, select.POLLIN)
+        # An error is always reported: nobody reads it any more.
+        self._poll.register(status, 0)
 
     def run(self) -> int:
         """Wait for the agent's end, end what is left of it; return the launcher's exit status."""
         self._tell(f"pid {self._agent}")
         deadline = None
         while not self._ended:
-            if deadline is None:
-                number = signal.sigwaitinfo(WATCHED).si_signo
-            else:
-                info = signal.sigtimedwait(WATCHED, max(0.0, deadline - time.monotonic()))
-                number = info.si_signo if info else signal.SIGUSR1
-            if number == signal.SIGCHLD:
+            left_s = None if deadline is None else deadline - time.monotonic()
+            heard = self._hear(left_s)
+            if signal.SIGCHLD in heard:
                 self._reap()
-            elif number == signal.SIGUSR1:
+            if signal.SIGUSR1 in heard or (left_s is not None and left_s <= 0):
                 break
-            else:
+            if heard & POLITE:
                 deadline = deadline or time.monotonic() + GRACE_S
                 send(-self._agent, signal.SIGTERM)
         launcher = os.getpid()
@@ -127,6 +143,18 @@ class Launcher:
         if left:
             self._tell(f"left {left}")
         return 1 if left else 0
+
+    def _hear(self, timeout_s: float | None) -> set[int]:
+        """Return the signals that came; SIGUSR1 also when the gateway is gone."""
+        numbers: set[int] = set()
+        for descriptor, _ in self._poll.poll(
+            None if timeout_s is None else max(0, timeout_s * 1000)
+        ):
+            if descriptor == self._status:
+                numbers.add(signal.SIGUSR1)
+            else:
+                numbers.update(os.read(descriptor, 1000))
+        return numbers
 
     def _more(self, killed: set[int]) -> bool:
         if not os.path.isdir("/proc"):
@@ -166,7 +194,8 @@ def _become(
         if os.getppid() != launcher:
             return 1
         # Python ignores SIGPIPE; a program that is started must not inherit that.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        for number in (signal.SIGPIPE, *WATCHED):
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _limit(options)
         os.execvp(command[0], command)  # noqa: S606 - the configured command, without a shell

@@ -154,7 +154,7 @@ class ChildProcess(ProcessProtocol):
         )
         self.launcher_pid = process.pid
         self._outlet = Outlet(process.pipes[0])
-        for descriptor, handle in ((1, self._on_output), (2, self._stderr.feed)):
+        for descriptor, handle in ((1, self.outReceived), (2, self.errReceived)):
             self._intakes[descriptor] = Intake(process.pipes[descriptor], self._clock, handle)
 
     def write(self, data: bytes) -> None:
@@ -165,9 +165,13 @@ class ChildProcess(ProcessProtocol):
     def stop(self) -> None:
         """Close its input; SIGTERM for its group after 1 s, SIGKILL for all of it after 2 s more."""
         if self._process is not None and not self._ending:
-            self._close_input()
-            self._process.closeChildFD(0)
+            self.close_input()
             self._arm(TERM_AFTER_S, self._terminate)
+
+    def close_input(self) -> None:
+        """Let it see the end of its input; what waits to be written is dropped."""
+        self._close_input()
+        self._process.closeChildFD(0)
 
     def kill(self) -> None:
         """End it and all that it started, now."""
@@ -190,16 +194,25 @@ class ChildProcess(ProcessProtocol):
             for line in lines:
                 self._status(line.decode("ascii", "replace"))
 
+    def outReceived(self, data: bytes) -> None:
+        """Hand on standard output."""
+        self._on_output(data)
+
+    def errReceived(self, data: bytes) -> None:
+        """Log standard error."""
+        self._stderr.feed(data)
+
     def childConnectionLost(self, child_fd: int) -> None:
-        """A pipe is gone. Without its standard input it is about to end, or deaf for good."""
+        """A pipe is gone. Without its input or its output it is about to end, or of no use any more."""
         if child_fd in self._intakes:
             self._intakes[child_fd].close()
-        elif child_fd == 0:
-            if self._close_input() and not self._ending:
-                self._arm(LINGER_S, self.kill)
-        else:
+        if child_fd == 3:
             self._status_closed = True
             self._judge()
+        elif child_fd < 2 and self._outlet is not None:
+            self._close_input()
+            if not self._ending:
+                self._arm(LINGER_S, self._kill_useless)
 
     def processExited(self, reason: Failure) -> None:
         """The launcher is gone; what it has told may still have to be read."""
@@ -252,12 +265,11 @@ class ChildProcess(ProcessProtocol):
             self._close_input()
             self._notice = self._clock.callLater(NOTICE_S, self._on_death, how)
 
-    def _close_input(self) -> bool:
-        """Write no more; return whether it was open until now."""
+    def _close_input(self) -> None:
+        """Write no more."""
         outlet, self._outlet = self._outlet, None
         if outlet is not None:
             outlet.close()
-        return outlet is not None
 
     def _terminate(self) -> None:
         self._log.warn("does not end by itself: SIGTERM, pid={pid}", pid=self.pid)
@@ -267,6 +279,11 @@ class ChildProcess(ProcessProtocol):
     def _kill_late(self) -> None:
         self._call = None
         self._log.warn("does not heed SIGTERM: SIGKILL, pid={pid}", pid=self.pid)
+        self.kill()
+
+    def _kill_useless(self) -> None:
+        self._call = None
+        self._log.warn("has closed its input or its output: SIGKILL, pid={pid}", pid=self.pid)
         self.kill()
 
     def _overrun(self) -> None:

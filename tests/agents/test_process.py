@@ -201,6 +201,18 @@ def test_a_kill_is_not_softened_by_a_stop(setup: Setup) -> None:
     assert len(setup.clock.getDelayedCalls()) == 1
 
 
+def test_a_child_that_ends_in_order_may_close_its_output(setup: Setup) -> None:
+    """Who was told to stop, and closes its pipes before it has ended, keeps its time."""
+    process = setup.spawn()
+
+    setup.child.stop()
+    process.lose(1)
+    process.lose(2)
+    setup.clock.advance(2.9)
+
+    assert process.signals == ["SIGTERM"]
+
+
 def test_a_kill_that_comes_too_late_is_none(setup: Setup) -> None:
     """The launcher may end between two looks at it; nothing is signalled that was not started."""
     setup.child.kill()
@@ -300,11 +312,12 @@ def test_the_agents_end_is_read_before_the_launchers_is_judged(setup: Setup) -> 
     assert setup.reactor.sweeps == []
 
 
-def test_nothing_is_written_to_a_child_that_closed_its_input(setup: Setup) -> None:
-    """A child that closes its input is deaf; it has a second to end, then it is killed."""
+@pytest.mark.parametrize("descriptor", [0, 1])
+def test_a_child_that_closes_a_pipe_has_a_second(setup: Setup, descriptor: int) -> None:
+    """A child that closes its input or its output is of no use; it has a second to end, then it is killed."""
     process = setup.spawn()
 
-    process.lose(0)
+    process.lose(descriptor)
     setup.child.write(b"hello")
 
     assert process.written == b""

@@ -266,6 +266,15 @@ def test_all_is_gone_when_the_gateway_is_killed(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
+def test_all_is_gone_when_nobody_listens_any_more(misbehave: Any) -> None:
+    """A gateway that closes the pipe of the launcher's words is gone, or does not want the agent any more."""
+    launched = misbehave("deaf")
+    launched.told.close()
+
+    assert launched.process.wait(5) == 0
+    assert launched.left() == []
+
+
 def test_a_killed_launcher_takes_the_agent_along_and_the_rest_is_swept(misbehave: Any) -> None:
     """The agent dies with its launcher; what it had started is found by its environment and killed."""
     launched = misbehave("regicide")
