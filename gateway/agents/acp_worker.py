@@ -18,6 +18,7 @@ from gateway.agents.acp_content import (
     prompt_meta,
     read_compaction,
     run_result,
+    texts_before,
 )
 from gateway.agents.acp_opening import Opener
 from gateway.agents.acp_requests import Access, ClientSide, InThread
@@ -190,9 +191,10 @@ class AcpWorker:
             )
 
         preface, session.preface = session.preface, None
+        before = texts_before(request, preface, self._can)
         params = {
             "sessionId": acp_id,
-            "prompt": prompt_blocks(request.text, request.attachments, self._can, preface),
+            "prompt": prompt_blocks(request.text, request.attachments, self._can, before),
             "_meta": prompt_meta(request),
         }
         turn = self._turn(session, acp_id, request, sink, read)
