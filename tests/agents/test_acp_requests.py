@@ -130,6 +130,21 @@ def test_a_question_is_withdrawn_with_its_turn(setup: Setup) -> None:
     assert late[0]["result"] == CANCELLED
 
 
+def test_a_question_that_is_answered_as_its_run_ends(tmp_path: Path) -> None:
+    """An answer that comes with the end of the run counts no more, whatever it is."""
+    for method in ("session/request_permission", "terminal/create"):
+        setup = Setup(tmp_path / method)
+        setup.turn()
+        setup.sink.decide = lambda _: Deferred(lambda asked: asked.callback(Decision.ALLOW_ONCE))
+        setup.ask(method, toolCall=LS, options=OPTIONS, command="ls")
+
+        setup.going.addErrback(lambda failure: None).cancel()
+
+        told = setup.process.messages()[-1]
+        assert told.get("result", CANCELLED) == CANCELLED
+        assert len(setup.reactor.processes) == 1
+
+
 def test_a_question_is_withdrawn_when_the_process_dies(setup: Setup) -> None:
     """Nobody is asked for a process that is gone."""
     process = setup.turn()
