@@ -344,14 +344,11 @@ class AcpWorker:
                 turn.compacted(compaction)
 
     def _updated(self, session_id: str, turn: Turn[Any] | None, update: dict[str, Any]) -> None:
-        kind = update.get("sessionUpdate")
+        kind = str(update.get("sessionUpdate"))[:100]
         if kind not in KINDS:
-            if (
-                len(self._unknown) < UNKNOWN_KINDS
-                and (word := str(kind)[:100]) not in self._unknown
-            ):
-                self._unknown.add(word)
-                self._log.debug("an update of a kind that is not known: {kind}", kind=word)
+            if len(self._unknown) < UNKNOWN_KINDS and kind not in self._unknown:
+                self._unknown.add(kind)
+                self._log.debug("an update of a kind that is not known: {kind}", kind=kind)
             return
         session = self._sessions.find(session_id) if turn is None else turn.session
         if session is not None:
