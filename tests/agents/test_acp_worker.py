@@ -60,7 +60,7 @@ MESSAGES = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(MESSAGES, max_size=12))
 def test_whatever_an_agent_sends_its_run_ends_once(messages: list[dict[str, Any]]) -> None:
     """No message of whatever shape raises, none kills the process, and the run has its one end."""
