@@ -108,8 +108,8 @@ class AcpBackend(Service):
     def describe_worker(self, run_id: str) -> dict[str, Any]:
         """Return what is known of the process behind a run; of a single process also for an unknown run.
 
-        ``{process, state, restarts, runs, sessions, pid?, launcherPid?, startedAtMs?, lastError?,
-        nextStartInMs?}``
+        ``{process, state, restarts, runs, sessions, questions?, terminals?, pid?, launcherPid?,
+        startedAtMs?, lastError?, nextStartInMs?}``
         """
         return self._pool.describe(run_id)
 

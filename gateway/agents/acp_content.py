@@ -46,13 +46,13 @@ _DETAIL_KEYS = ("provider", "model", "providerErrorType")
 
 
 def prompt_blocks(
-    text: str, attachments: Sequence[Attachment], can: Capabilities, preface: str | None = None
+    text: str, attachments: Sequence[Attachment], can: Capabilities, before: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return a message as content blocks, ``preface`` before it.
+    """Return a message as content blocks, with the texts ``before`` first.
 
     An attachment that the agent can not take is named in a text block, so that nobody thinks it saw it.
     """
-    blocks: list[dict[str, Any]] = [] if preface is None else [{"type": "text", "text": preface}]
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": each} for each in before]
     if text or not attachments:
         blocks.append({"type": "text", "text": text})
     return blocks + [_attached(attachment, can) for attachment in attachments]
@@ -87,6 +87,14 @@ def _readable(attachment: Attachment) -> str | None:
         return attachment.data.decode()
     except UnicodeDecodeError:
         return None
+
+
+def texts_before(request: RunRequest, preface: str | None, can: Capabilities) -> list[str]:
+    """Return what an agent is told before the message since it takes it in no other way."""
+    texts = [] if preface is None else [preface]
+    if request.extra_system_prompt and not can.ours:
+        texts.append(f"[Instructions for this turn]\n{request.extra_system_prompt}")
+    return texts
 
 
 def prompt_meta(request: RunRequest) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def approval_request(params: Mapping[str, Any], cwd: str) -> ApprovalRequest:
     command = given.get("command")
     line = command if isinstance(command, str) and not given.get("args") else shlex.join(argv)
     shown = line or text_of(call.get("title")) or text_of(call.get("kind")) or "a tool call"
-    kinds = {mapping(option).get("kind") for option in items(params.get("options"))}
+    kinds = [mapping(option).get("kind") for option in items(params.get("options"))]
     return ApprovalRequest(
         command=one_line(shown),
         tool_call_id=(text_of(call.get("toolCallId")) or "")[:200] or None,

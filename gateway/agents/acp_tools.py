@@ -147,12 +147,12 @@ class ToolCalls:
     def _partial(self, call: _Call) -> Report | None:
         if call.done or call.told_bytes > CALL_BYTES:
             return None
-        data = call.shape("update")
-        call.told_bytes += call.held
+        data, result = call.shape("update"), self._result(call)
+        size = len(msgspec.json.encode(result))
+        told, call.told_bytes = call.told_bytes, call.told_bytes + size
         if call.told_bytes > CALL_BYTES:
-            cut = {"truncated": True, "bytes": call.told_bytes, "kept": call.told_bytes - call.held}
-            return "tool", data | {"partialResult": {"content": []} | cut}
-        return "tool", data | {"partialResult": self._result(call)}
+            result = {"content": [], "truncated": True, "bytes": call.told_bytes, "kept": told}
+        return "tool", data | {"partialResult": result}
 
     def _end(self, call: _Call, *, failed: bool) -> None:
         call.done = True

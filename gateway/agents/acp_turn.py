@@ -65,11 +65,12 @@ class Turn(Generic[T]):
         self._on_stuck = on_stuck
         self._read = read
         self._deadline: IDelayedCall | None = None
+        self._over = False
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run has ended and only the agent's answer is missing."""
-        return self.done.called
+        """Whether the run has ended, or is about to, and only the agent's answer is missing."""
+        return self._over or self.done.called
 
     def start(self, method: str, params: dict[str, Any]) -> Deferred[None]:
         """Send the request. The Deferred fires, always with None, when the agent has answered or died."""
@@ -156,6 +157,7 @@ class Turn(Generic[T]):
         except Exception:
             self._log.failure("the last reports of a turn could not be told")
         self.updates.close()
+        self._over = True
         self.questions.withdraw()
 
     def _abandon(self) -> None:

@@ -18,6 +18,7 @@ from gateway.agents.acp_content import (
     prompt_meta,
     read_compaction,
     run_result,
+    texts_before,
 )
 from gateway.agents.acp_opening import Opener
 from gateway.agents.acp_requests import Access, ClientSide, InThread
@@ -130,9 +131,14 @@ class AcpWorker:
         return self._sessions.holds(key, session_id)
 
     def describe(self) -> dict[str, Any]:
-        """Return ``{pid?, launcherPid?, sessions}``."""
-        ids = {"pid": self._child.pid, "launcherPid": self._child.launcher_pid}
-        known = {name: value for name, value in ids.items() if value is not None}
+        """Return ``{pid?, launcherPid?, sessions, questions?, terminals?}``."""
+        facts = {
+            "pid": self._child.pid,
+            "launcherPid": self._child.launcher_pid,
+            "questions": self.asking or None,
+            "terminals": len(self._terminals) or None,
+        }
+        known = {name: value for name, value in facts.items() if value is not None}
         return {**known, "sessions": len(self._sessions)}
 
     def start(self) -> None:
@@ -185,9 +191,10 @@ class AcpWorker:
             )
 
         preface, session.preface = session.preface, None
+        before = texts_before(request, preface, self._can)
         params = {
             "sessionId": acp_id,
-            "prompt": prompt_blocks(request.text, request.attachments, self._can, preface),
+            "prompt": prompt_blocks(request.text, request.attachments, self._can, before),
             "_meta": prompt_meta(request),
         }
         turn = self._turn(session, acp_id, request, sink, read)
@@ -337,14 +344,11 @@ class AcpWorker:
                 turn.compacted(compaction)
 
     def _updated(self, session_id: str, turn: Turn[Any] | None, update: dict[str, Any]) -> None:
-        kind = update.get("sessionUpdate")
+        kind = str(update.get("sessionUpdate"))[:100]
         if kind not in KINDS:
-            if (
-                len(self._unknown) < UNKNOWN_KINDS
-                and (word := str(kind)[:100]) not in self._unknown
-            ):
-                self._unknown.add(word)
-                self._log.debug("an update of a kind that is not known: {kind}", kind=word)
+            if len(self._unknown) < UNKNOWN_KINDS and kind not in self._unknown:
+                self._unknown.add(kind)
+                self._log.debug("an update of a kind that is not known: {kind}", kind=kind)
             return
         session = self._sessions.find(session_id) if turn is None else turn.session
         if session is not None:

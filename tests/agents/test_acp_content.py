@@ -19,6 +19,7 @@ from gateway.agents.acp_content import (
     prompt_meta,
     read_compaction,
     run_result,
+    texts_before,
 )
 from gateway.agents.jsonrpc import RpcError
 from gateway.errors import BackendError, BackendErrorKind
@@ -52,7 +53,7 @@ def test_files_are_embedded_where_the_agent_takes_them() -> None:
     can = Capabilities(embedded=True, audio=True)
     odd = Attachment(mime_type="text/plain; charset=utf-8", data=b"\xff", file_name="o dd.txt")
 
-    blocks = prompt_blocks("", (SHEET, ARCHIVE, SOUND, odd), can, "before")
+    blocks = prompt_blocks("", (SHEET, ARCHIVE, SOUND, odd), can, ["before"])
 
     assert blocks == [
         {"type": "text", "text": "before"},
@@ -85,6 +86,17 @@ def test_an_agent_without_images_is_told_of_them() -> None:
     blocks = prompt_blocks("", (PICTURE,), Capabilities())
 
     assert blocks == [{"type": "text", "text": "[a.png: image/png, 4 bytes, not shown to you]"}]
+
+
+def test_instructions_reach_every_agent() -> None:
+    """Extra instructions go into the prompt of an agent that does not read what is beside it."""
+    request = run_request(extra_system_prompt="be brief")
+
+    assert texts_before(request, "said", Capabilities()) == [
+        "said",
+        "[Instructions for this turn]\nbe brief",
+    ]
+    assert texts_before(request, None, Capabilities(history=True)) == []
 
 
 def test_the_meta_has_what_was_asked_for() -> None:

@@ -10,8 +10,9 @@ from twisted.internet.defer import Deferred
 
 from gateway.agents.acp_requests import Access
 from gateway.agents.process import MARK_VARIABLE
+from gateway.errors import BackendErrorKind
 from gateway.model import Decision, RunResult
-from tests.agents.acp_setup import Setup
+from tests.agents.acp_setup import Setup, failure_of
 from tests.agents.fakes import FakeProcess
 
 OPTIONS = [
@@ -90,8 +91,26 @@ def test_the_run_goes_on_while_a_question_is_open(setup: Setup) -> None:
     setup.ask("session/request_permission", toolCall=LS, options=OPTIONS)
     process.say("s1", "waiting")
     assert (setup.sink.said, worker.asking) == ("waiting", 1)
+    assert setup.backend.describe_worker("run-1")["questions"] == 1
     questions[0].callback(Decision.DENY)
     assert worker.asking == 0
+    assert "questions" not in setup.backend.describe_worker("run-1")
+
+
+def test_waiting_for_an_operator_is_no_hang(tmp_path: Path) -> None:
+    """A silent agent is not killed while its question is open, and has all its time after the answer."""
+    setup = Setup(tmp_path, hang_timeout_s=10)
+    process = setup.turn()
+    questions = decide(setup)
+    setup.ask("session/request_permission", toolCall=LS, options=OPTIONS)
+
+    setup.clock.advance(100)
+    assert (setup.ends, process.signals) == ([], [])
+    questions[0].callback(Decision.DENY)
+    setup.clock.advance(9)
+    assert setup.ends == []
+    setup.clock.advance(1)
+    assert failure_of(setup.ends).kind is BackendErrorKind.TIMEOUT
 
 
 def test_a_question_is_withdrawn_with_its_turn(setup: Setup) -> None:
@@ -111,6 +130,21 @@ def test_a_question_is_withdrawn_with_its_turn(setup: Setup) -> None:
     assert late[0]["result"] == CANCELLED
 
 
+def test_a_question_that_is_answered_as_its_run_ends(tmp_path: Path) -> None:
+    """An answer that comes with the end of the run counts no more, whatever it is."""
+    for method in ("session/request_permission", "terminal/create"):
+        setup = Setup(tmp_path / method)
+        setup.turn()
+        setup.sink.decide = lambda _: Deferred(lambda asked: asked.callback(Decision.ALLOW_ONCE))
+        setup.ask(method, toolCall=LS, options=OPTIONS, command="ls")
+
+        setup.going.addErrback(lambda failure: None).cancel()
+
+        told = setup.process.messages()[-1]
+        assert told.get("result", CANCELLED) == CANCELLED
+        assert len(setup.reactor.processes) == 1
+
+
 def test_a_question_is_withdrawn_when_the_process_dies(setup: Setup) -> None:
     """Nobody is asked for a process that is gone."""
     process = setup.turn()
@@ -121,6 +155,7 @@ def test_a_question_is_withdrawn_when_the_process_dies(setup: Setup) -> None:
     process.end(signal=9)
 
     assert len(withdrawn) == 1
+    assert "ended: signal 9" in failure_of(setup.ends).message
 
 
 def test_an_answer_with_a_question_open_ends_the_turn(setup: Setup) -> None:
@@ -295,6 +330,19 @@ def test_what_was_allowed_is_not_asked_again(setup: Setup) -> None:
     create(setup, command="ls -l")
     assert len(setup.sink.asked) == 1
     setup.ask("terminal/create", command="ls -l")
+    assert len(setup.sink.asked) == 1
+
+
+def test_what_is_always_allowed_runs_again(setup: Setup) -> None:
+    """A command that was allowed for always as a tool call runs as often as it comes in this turn."""
+    setup.turn()
+    answer(setup, Decision.ALLOW_ALWAYS)
+    setup.ask("session/request_permission", toolCall=LS, options=OPTIONS)
+
+    for _ in range(2):
+        create(setup, command="ls -l")
+        setup.reactor.processes.pop()
+
     assert len(setup.sink.asked) == 1
 
 

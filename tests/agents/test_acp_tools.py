@@ -141,6 +141,19 @@ def test_the_output_of_one_call_is_capped_in_all(turn: Turn) -> None:
     assert len(turn.results[0]["content"][0]["text"]) == 50_000
 
 
+def test_the_output_of_a_terminal_counts_as_well(turn: Turn) -> None:
+    """What a terminal has written counts each time that it is shown."""
+    turn.terminals["term"] = "x" * 16_000
+    turn.call()
+    for _ in range(50):
+        turn.update(content=[{"type": "terminal", "terminalId": "term"}])
+        turn.clock.advance(1)
+
+    updates = [data for _, data in turn.sink.events if data["phase"] == "update"]
+    assert len(updates) == CALL_BYTES // 16_000 + 1
+    assert updates[-1]["partialResult"]["truncated"] is True
+
+
 def test_many_open_calls_hold_little(turn: Turn) -> None:
     """When the open calls of a turn hold much already, further ones keep only a beginning."""
     for number in range(100):

@@ -239,6 +239,45 @@ def test_a_sink_that_raises_later_fails_its_run(setup: Setup) -> None:
     assert setup.clock.getDelayedCalls() == []
 
 
+def test_an_agent_that_does_not_read_is_killed(setup: Setup) -> None:
+    """When too much waits for a process, it is killed and its runs end."""
+    process = setup.turn()
+    process.pipes[0].full = True
+    process.pipes[0].write(b"")
+
+    for number in range(12):
+        content = "x" * 7_000_000
+        (setup.root / "a").write_text(content)
+        process.send(id=number, method="fs/read_text_file", params={"sessionId": "s1", "path": "a"})
+
+    assert "does not read its input" in failure_of(setup.ends).message
+    assert process.signals == ["SIGUSR1"]
+
+
+def test_the_last_reports_that_can_not_be_told(
+    setup: Setup,
+    logged_failures: list[LogEvent],
+    expected_failures: list[type[BaseException]],
+) -> None:
+    """A sink that refuses the last text of a run that is cancelled is logged, and the run ends once."""
+    expected_failures.append(ValueError)
+    process = setup.turn()
+
+    def refuse(_: str) -> None:
+        raise ValueError("too long")
+
+    setup.sink.on_text = refuse
+    for number in range(8):
+        process.update("s1", "tool_call", toolCallId=str(number))
+    process.say("s1", "x")
+    setup.going.cancel()
+
+    assert setup.ends[0].check(CancelledError)
+    assert len(logged_failures) == 1
+    process.answer(setup.prompt_id, {"stopReason": "cancelled"})
+    assert setup.clock.getDelayedCalls() == []
+
+
 def test_odd_messages_change_nothing(setup: Setup) -> None:
     """Unknown kinds, wrong types, strange sessions and answers nobody waits for are left out."""
     process = setup.turn()

@@ -199,7 +199,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(KINDS, st.dictionaries(FIELDS, JSON | st.sampled_from(["t", "failed"])))))
 def test_no_report_raises(reports: list[tuple[str, dict[str, Any]]]) -> None:
     """What has not the shape of the protocol is left out, never an error."""
