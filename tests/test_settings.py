@@ -213,3 +213,25 @@ def test_toml_value() -> None:
         "v": {"a": [1, 2.0, True, 'q"ü\n', [3]], "b": {}, "c d": {"e": "f"}}
     }
     assert toml_value(None) == ""
+
+
+class Leaf(Struct):
+    size: int = 1
+    """How large."""
+
+
+class Tree(Struct):
+    leaves: Annotated[list[Leaf], Meta(max_length=9)] = []
+    """All of them."""
+    named: dict[str, Leaf] = {}
+    """Those with a name."""
+
+
+def test_tables_in_lists_and_mappings_are_described() -> None:
+    """The keys of a list's and a mapping's tables stand behind its own."""
+    assert describe(Tree) == [
+        FieldDoc("leaves", "list of tables", "[]", "All of them."),
+        FieldDoc("leaves[].size", "whole number", "1", "How large."),
+        FieldDoc("named", "table", "{}", "Those with a name."),
+        FieldDoc("named.NAME.size", "whole number", "1", "How large."),
+    ]
