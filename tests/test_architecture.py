@@ -54,7 +54,7 @@ TESTED_ELSEWHERE = {
     "agents/workers/toolspec.py": "tests/agents/test_llm_tools.py",
     "agents/workers/usage.py": "tests/agents/test_llm_worker.py",
     "agents/workers/conversation.py": "tests/agents/test_llm_worker.py",
-    "agents/workers/llm.py": "tests/integration/test_model_turn.py",
+    "agents/workers/llm.py": "tests/agents/test_llm_process.py",
     "agents/workers/models.py": "tests/agents/test_llm_worker.py",
     "agents/workers/turn.py": "tests/agents/test_llm_worker.py",
     "agents/workers/llm_errors.py": "tests/agents/test_llm_errors.py",

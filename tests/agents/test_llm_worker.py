@@ -163,7 +163,7 @@ def test_one_turn_at_a_time() -> Deferred[None]:
     ("method", "params", "code"),
     [
         ("fs/read", {}, -32601),
-        ("session/load", {"sessionId": "x"}, -32601),
+        ("session/load", {"sessionId": "x"}, -32002),
         ("session/load", {}, -32602),
         ("_gateway/unknown", {}, -32601),
         ("session/prompt", {}, -32602),

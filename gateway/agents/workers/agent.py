@@ -89,14 +89,7 @@ class LlmAgent:
         session_id = params.get("sessionId")
         if not isinstance(session_id, str):
             raise RpcError(INVALID_PARAMS, "sessionId is missing")
-        conversation = self._sessions.get(session_id)
-        if conversation is None:
-            if self._store is None:
-                raise RpcError(METHOD_NOT_FOUND, "this agent keeps no sessions")
-            try:
-                conversation = await asyncio.to_thread(self._store.load, session_id)
-            except UnknownConversation as error:
-                raise RpcError(NOT_FOUND, f"the session can not be loaded: {error}") from None
+        conversation = await self._load(session_id)
         conversation.servers = tuple(session_servers(params.get("mcpServers")))
         self._remember(conversation)
         return {}
@@ -143,6 +136,23 @@ class LlmAgent:
     async def close(self) -> None:
         """End what was started for its tools."""
         await self._servers.close()
+
+    async def _load(self, session_id: str) -> Conversation:
+        """Return a session as it is on the disk: another process may have gone on with it."""
+        known = self._sessions.get(session_id)
+        if known is not None and (self._store is None or session_id in self._turns):
+            return known
+        if self._store is None:
+            raise RpcError(NOT_FOUND, "this agent keeps no sessions")
+        try:
+            found = await asyncio.to_thread(self._store.load, session_id)
+        except UnknownConversation as error:
+            if known is not None:
+                return known
+            raise RpcError(NOT_FOUND, f"the session can not be loaded: {error}") from None
+        if known is not None:
+            found.allowed = known.allowed
+        return found
 
     async def _instructions(self, extra: str | None) -> str | None:
         """Return what a turn's instructions are beside the system prompt."""

@@ -11,6 +11,8 @@ provider, model}``.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import itertools
 import os
 import sys
 
@@ -26,7 +28,7 @@ def main() -> None:
     """Run the worker until its standard input ends."""
     stdout = take_stdout()
     try:
-        secrets = msgspec.json.decode(os.environ.pop(SECRETS_VARIABLE, "{}"), type=WorkerSecrets)
+        secrets = msgspec.json.decode(take_secret(SECRETS_VARIABLE) or "{}", type=WorkerSecrets)
         spec = msgspec.json.decode(os.environ.pop(SPEC_VARIABLE, ""), type=WorkerSpec)
     except msgspec.DecodeError as error:
         sys.exit(f"the gateway starts this program, with {SPEC_VARIABLE} set: {error}")
@@ -35,6 +37,29 @@ def main() -> None:
     except Exception as error:
         sys.exit(f"the model can not be made: {type(error).__name__}: {error}")
     asyncio.run(_serve(LlmAgent(spec, candidates, secrets), stdout))
+
+
+def take_secret(name: str) -> str | None:
+    """Return an environment variable and remove it, also from what other programs can read of this one.
+
+    The system shows them the environment that a process was started with (/proc/PID/environ), which
+    removing a variable does not change.
+    """
+    value = os.environ.get(name)
+    if sys.platform == "linux":
+        _overwrite(name.encode() + b"=")
+    os.environ.pop(name, None)
+    return value
+
+
+def _overwrite(start: bytes) -> None:
+    """Overwrite the rest of the environment's entry that begins with ``start``."""
+    place = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
+    for entry in itertools.takewhile(bool, (place[at] for at in itertools.count())):
+        assert entry is not None
+        text = ctypes.string_at(entry)
+        if text.startswith(start):
+            ctypes.memset(entry + len(start), 0, len(text) - len(start))
 
 
 async def _serve(agent: LlmAgent, stdout: int) -> None:
