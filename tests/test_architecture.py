@@ -40,6 +40,7 @@ LONG_FUNCTIONS = {
 
 TESTED_ELSEWHERE = {
     "agents/acp_session.py": "tests/agents/test_acp.py",
+    "agents/processconfig.py": "tests/agents/test_acp_config.py",
     "agents/workers/acp_server.py": "tests/agents/test_llm_worker.py",
     "agents/llmconfig.py": "tests/agents/test_llm.py",
     "agents/llmspec.py": "tests/agents/test_llm.py",

@@ -56,6 +56,13 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def holds(self, key: str, session_id: str) -> bool:
+        """Whether this session is open in the agent."""
+        session = self._sessions.get(key)
+        return (
+            session is not None and session.session_id == session_id and session.acp_id is not None
+        )
+
     def get(self, key: str, session_id: str) -> AgentSession:
         """Return the session of a key; a fresh one if its session id has changed.
 

@@ -21,8 +21,10 @@ from gateway.agents.acp_content import (
 )
 from gateway.agents.acp_session import AgentSession, SessionTable, Turn
 from gateway.agents.jsonrpc import METHOD_NOT_FOUND, LineTooLong, RpcError
+from gateway.agents.pipes import InputFull
 from gateway.agents.process import ChildProcess, Command, Exit
 from gateway.agents.rpc import Conversation, TooMuchGarbage
+from gateway.agents.vitality import Liveness
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.interfaces import IClock, IRunSink
 from gateway.model import RunRequest, RunResult
@@ -33,7 +35,10 @@ INITIALIZE_S = 30.0
 NEW_SESSION_S = 60.0
 """How long it has to open a session."""
 
-MakeChild = Callable[[Callable[[bytes], None], Callable[[Exit], None]], ChildProcess]
+MakeChild = Callable[
+    [Callable[[bytes], None], Callable[[Exit], None], Callable[[Exit], None]], ChildProcess
+]
+"""Makes a child from what it calls: with its output, at its death, and when nothing is left of it."""
 
 
 class AcpWorker:
@@ -41,7 +46,8 @@ class AcpWorker:
 
     ``on_ready`` is called once it has answered ``initialize``, ``on_end`` once it is gone, with the
     error that its runs ended with. Whatever it does wrong (no answer, garbage, a line without end, a
-    cancelled prompt it does not answer), it is killed for it, and its runs fail at that moment.
+    cancelled prompt it does not answer, input it does not read, silence for ``hang_timeout_s`` while it
+    has a turn), it is killed for it, and its runs fail at that moment.
 
     :ivar agent_info: what the program says of itself: name, title, version.
     """
@@ -54,6 +60,7 @@ class AcpWorker:
         clock: IClock,
         on_ready: Callable[[], None],
         on_end: Callable[[BackendError], None],
+        hang_timeout_s: float = 0.0,
     ) -> None:
         self._name = name
         self._command = command
@@ -61,9 +68,10 @@ class AcpWorker:
         self._on_ready = on_ready
         self._on_end = on_end
         self._log = Logger(namespace=f"gateway.agents.{name}")
-        self._child = make_child(self._received, self._exited)
+        self._child = make_child(self._received, self._died, self._exited)
+        self._liveness = Liveness(clock, hang_timeout_s, self._hung)
         self._rpc = Conversation(
-            write=self._child.write,
+            write=self._write,
             on_request=self._requested,
             on_notification=self._notified,
             clock=clock,
@@ -84,6 +92,16 @@ class AcpWorker:
     def pid(self) -> int | None:
         """The process id."""
         return self._child.pid
+
+    def holds(self, key: str, session_id: str) -> bool:
+        """Whether the conversation of this session is open in it."""
+        return self._sessions.holds(key, session_id)
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``{pid?, launcherPid?, sessions}``."""
+        ids = {"pid": self._child.pid, "launcherPid": self._child.launcher_pid}
+        known = {name: value for name, value in ids.items() if value is not None}
+        return {**known, "sessions": len(self._sessions)}
 
     def start(self) -> None:
         """Start the process. Raises OSError if there can be none."""
@@ -144,7 +162,10 @@ class AcpWorker:
         turn = Turn(self._rpc, session, acp_id, sink, self._clock, self._stuck)
         self._turns[acp_id] = turn
 
+        self._liveness.begin()
+
         def answered(_: None) -> None:
+            self._liveness.end()
             del self._turns[acp_id]
             session.lock.release()
 
@@ -175,7 +196,14 @@ class AcpWorker:
             self._log.failure("initialize", failure=failure)
             self._kill("could not be initialized")
 
+    def _write(self, data: bytes) -> None:
+        try:
+            self._child.write(data)
+        except InputFull:
+            self._kill("does not read its input")
+
     def _received(self, data: bytes) -> None:
+        self._liveness.sign()
         try:
             self._rpc.received(data)
         except (LineTooLong, TooMuchGarbage) as error:
@@ -204,15 +232,21 @@ class AcpWorker:
     def _stuck(self) -> None:
         self._kill("did not answer a cancelled prompt")
 
-    def _kill(self, why: str) -> None:
+    def _hung(self) -> None:
+        self._kill("showed no sign of life for too long", BackendErrorKind.TIMEOUT)
+
+    def _kill(self, why: str, kind: BackendErrorKind = BackendErrorKind.UNKNOWN) -> None:
         if self._error is None:
             self._log.warn("{why}: killed, pid={pid}", why=why, pid=self.pid)
-            self._fail(BackendError(f"agent {self._name} {why}"))
+            self._fail(BackendError(f"agent {self._name} {why}", kind=kind))
         self._child.kill()
+
+    def _died(self, how: Exit) -> None:
+        self._fail(BackendError(f"the process of agent {self._name} ended: {how}"))
 
     def _exited(self, how: Exit) -> None:
         self._log.info("process ended, pid={pid}, {how}", pid=self.pid, how=how)
-        self._fail(BackendError(f"the process of agent {self._name} ended: {how}"))
+        self._died(how)
         assert self._error is not None
         self._on_end(self._error)
 

@@ -16,7 +16,8 @@ from gateway.agents.llmspec import (
     ToolName,
 )
 from gateway.agents.mcpconfig import SERVERS_MAX, McpServer
-from gateway.config import AgentConfig, Secret
+from gateway.agents.processconfig import ProcessConfig
+from gateway.config import Secret
 from gateway.limits import Table
 
 MAX_MODELS = 16
@@ -70,7 +71,7 @@ class ModelConfig(Table, frozen=True, omit_defaults=True):
         )
 
 
-class LlmConfig(AgentConfig, frozen=True):
+class LlmConfig(ProcessConfig, frozen=True):
     """Models of any provider that pydantic-ai knows, run by the gateway's own worker."""
 
     model: str = ""

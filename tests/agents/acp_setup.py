@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 
 from gateway.agents.acp import AcpBackend
 from gateway.agents.process import Command
+from gateway.agents.processconfig import ProcessConfig
 from gateway.errors import BackendError
 from gateway.model import ModelInfo
 from gateway.testing import FakeClock
@@ -24,19 +25,23 @@ MODELS = (ModelInfo(id="main", name="Main", provider="acp"),)
 INITIALIZED = {"protocolVersion": 1, "agentCapabilities": {"promptCapabilities": {"image": True}}}
 
 
-def make_backend(directory: Path, clock: FakeClock, reactor: FakeReactor) -> AcpBackend:
+def make_backend(
+    directory: Path, clock: FakeClock, reactor: FakeReactor, **settings: Any
+) -> AcpBackend:
     command = Command(("agent",), {}, str(directory / "workspace" / "main"))
     environment = make_environment(directory, clock, reactor)
-    return AcpBackend(command, MODELS, environment, reactor.kill_group)
+    return AcpBackend(
+        command, MODELS, environment, ProcessConfig(**{"hang_timeout_s": 0, **settings})
+    )
 
 
 class Setup:
     """A backend whose processes are played by the test."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **settings: Any) -> None:
         self.clock = FakeClock()
         self.reactor = FakeReactor()
-        self.backend = make_backend(directory, self.clock, self.reactor)
+        self.backend = make_backend(directory, self.clock, self.reactor, **settings)
         self.sink = RecordingSink()
 
     @property

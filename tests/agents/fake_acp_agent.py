@@ -1,11 +1,11 @@
 """An agent program of the Agent Client Protocol that does what the prompt says. Standard library only.
 
 ``/hang`` answers when it is cancelled, ``/deaf`` not even then; ``/die N`` exits with status N, ``/kill``
-by SIGKILL; ``/env`` says the names of its environment variables, ``/pid`` its pid; ``/child`` starts a
-child that ignores SIGTERM and says its pid; ``/error`` refuses; ``/noise TEXT`` prints TEXT where only
-messages should be; ``/line`` writes a line without end; ``/print TEXT`` writes on standard error;
-``/history`` says what came with the session. Anything else is said back, word by word. With
-``--stubborn`` it ignores the end of its input and SIGTERM.
+by SIGKILL; ``/flood`` never stops saying something; ``/env`` says the names of its environment variables,
+``/pid`` its pid; ``/child`` starts a child that ignores SIGTERM and says its pid; ``/error`` refuses;
+``/noise TEXT`` prints TEXT where only messages should be; ``/line`` writes a line without end;
+``/print TEXT`` writes on standard error; ``/history`` says what came with the session. Anything else is said
+back, word by word. With ``--stubborn`` it ignores the end of its input and SIGTERM.
 """
 
 from __future__ import annotations
@@ -64,6 +64,13 @@ class Agent:
                 os._exit(int(argument))
             case "/kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "/flood":
+                content = {"type": "text", "text": "x"}
+                update = {"sessionUpdate": "agent_message_chunk", "content": content}
+                params = {"sessionId": session_id, "update": update}
+                message = {"jsonrpc": "2.0", "method": "session/update", "params": params}
+                while True:
+                    os.write(1, (json.dumps(message) + "\n").encode() * 1000)
             case "/env":
                 self.say(session_id, " ".join(sorted(os.environ)))
             case "/pid":

@@ -219,11 +219,24 @@ def test_what_it_tells_of_its_process(setup: Setup) -> None:
     """The process behind a run is told with its id and its state, and without one when there is none."""
     backend = setup.backend
     assert verifyObject(IWorkerBackend, backend)
-    assert backend.describe_worker("r1") == {"state": "stopped", "restarts": 0}
+    stopped = {"process": 1, "state": "stopped", "restarts": 0, "runs": 0}
+    assert backend.describe_worker("run-1") == stopped
     process = setup.start()
-    told = {"state": "ready", "restarts": 0, "pid": process.pid}
-    assert backend.describe_worker("r1") == told
+    process.tell("pid 4711")
+    setup.run()
+    setup.open()
+    assert backend.describe_worker("run-1") == {
+        "process": 1,
+        "state": "ready",
+        "restarts": 0,
+        "runs": 1,
+        "sessions": 1,
+        "pid": 4711,
+        "launcherPid": process.pid,
+        "startedAtMs": setup.clock.EPOCH_MS,
+    }
+    assert backend.workers() == (backend.describe_worker("run-1"),)
     process.end(code=3)
-    assert backend.describe_worker("r1")["state"] == "waiting"
-    assert "pid" not in backend.describe_worker("r1")
+    assert backend.describe_worker("run-1")["state"] == "waiting"
+    assert "pid" not in backend.describe_worker("run-1")
     backend.stopService()

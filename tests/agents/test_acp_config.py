@@ -64,7 +64,7 @@ def test_the_factory_makes_acp_agents(tmp_path: Path) -> None:
     [
         ({}, "agents.main: .*command"),
         ({"command": []}, "agents.main.command"),
-        ({"command": ["sh"], "pool": 2}, "pool"),
+        ({"command": ["sh"], "pool": 0}, "pool"),
         ({"command": ["sh"], "comand": 1}, "comand"),
     ],
 )

@@ -412,6 +412,22 @@ def test_a_steered_message_outlives_an_abort() -> Deferred[None]:
     return talk(model, scenario)
 
 
+def test_a_silent_turn_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """While a model thinks for long, the gateway hears that the process lives."""
+    monkeypatch.setattr("gateway.agents.workers.turn.ALIVE_S", 0.01)
+    wait = asyncio.Event()
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "x")
+        sign = await client.seen(lambda message: message.get("method") == "_gateway/alive", 2)
+        assert sign["params"] == {"sessionId": session_id}
+        wait.set()
+        await client.answer(id_)
+
+    return talk(Model(wait, "done"), scenario)
+
+
 def test_a_summary_stands_for_what_was_before() -> Deferred[None]:
     """A transcript's summary is what the model is told first; the turns before it are gone."""
     model = Model("answer")

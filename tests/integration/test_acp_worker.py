@@ -20,7 +20,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 from gateway.agents import acp_session
 from gateway.agents.acp import AcpConfig, AcpFactory
-from gateway.errors import BackendError
+from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import Message, RunResult
 from gateway.runtime import SystemClock
 from tests.agents import fake_acp_agent
@@ -37,10 +37,10 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backends:
     monkeypatch.setenv("GATEWAY_TOKEN", "a secret of the gateway")
 
     @asynccontextmanager
-    async def serve(*options: str) -> AsyncIterator[Any]:
+    async def serve(*options: str, **settings: Any) -> AsyncIterator[Any]:
         command = [sys.executable, fake_acp_agent.__file__, *options]
         environment = make_environment(tmp_path, SystemClock(reactor), reactor)
-        config = AcpConfig(command=command, env={"MODE": "test"})
+        config = AcpConfig(command=command, env={"MODE": "test"}, **settings)
         backend: Any = AcpFactory().make(config, environment)
         backend.startService()
         try:
@@ -144,6 +144,72 @@ async def test_kill_in_the_middle(serving: Backends) -> None:
             await run
         assert reactor.seconds() - began < 2
         assert int(await said(backend, "/pid")) != pid
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_killed_launcher_fails_its_runs_and_leaves_nothing(serving: Backends) -> None:
+    """The agent dies with its launcher, what it has started is found and killed, the next run is served."""
+    async with serving() as backend:
+        child = int(await said(backend, "/child"))
+        run, heard = begin(backend, "/hang")
+        await heard
+        told = backend.describe_worker("run-1")
+        began = reactor.seconds()
+        os.kill(told["launcherPid"], signal.SIGKILL)
+        with pytest.raises(BackendError, match=r"signal 9 \(SIGKILL\)"):
+            await run
+        assert reactor.seconds() - began < 2
+        assert gone(told["pid"])
+        assert gone(child)
+        assert int(await said(backend, "/pid")) != told["pid"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_process_is_replaced(serving: Backends) -> None:
+    """A process that is silent for too long is killed, and its run ends with a timeout."""
+    async with serving(hang_timeout_s=0.3) as backend:
+        pid = int(await said(backend, "/pid"))
+        with pytest.raises(BackendError, match="no sign of life") as caught:
+            await said(backend, "/deaf")
+        assert caught.value.kind is BackendErrorKind.TIMEOUT
+        await until(lambda: gone(pid), 2)
+        assert int(await said(backend, "/pid")) != pid
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_process_serves_who_comes_while_the_first_is_busy(serving: Backends) -> None:
+    """Two processes serve two sessions at once, and the death of the one is not the other's."""
+    async with serving(pool=2) as backend:
+        first, heard = begin(backend, "/hang")
+        await heard
+        pid = int(await said(backend, "/pid", session_key="agent:main:other", run_id="run-2"))
+        one, two = backend.workers()
+        assert two["pid"] == pid != one["pid"]
+        os.kill(one["pid"], signal.SIGKILL)
+        with pytest.raises(BackendError, match="SIGKILL"):
+            await first
+        assert await said(backend, "/pid", session_key="agent:main:other") == str(pid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_does_not_hold_the_loop(
+    serving: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an agent writes as fast as it can, the loop is free most of the time; an abort ends it."""
+    monkeypatch.setattr(acp_session, "CANCEL_ANSWER_S", 0.1)
+    async with serving() as backend:
+        run, heard = begin(backend, "/flood")
+        await heard
+        late = []
+        for _ in range(100):
+            due = reactor.seconds() + 0.003
+            await deferLater(reactor, 0.003)
+            late.append(reactor.seconds() - due)
+        run.cancel()
+        with pytest.raises(CancelledError):
+            await run
+
+    assert sorted(late)[90] < 0.05
 
 
 @pytest_twisted.ensureDeferred

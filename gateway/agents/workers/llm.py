@@ -11,13 +11,12 @@ provider, model}``.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import itertools
 import os
 import sys
 
 import msgspec
 
+from gateway.agents.launcher import forget
 from gateway.agents.llmspec import SECRETS_VARIABLE, SPEC_VARIABLE, WorkerSecrets, WorkerSpec
 from gateway.agents.workers.acp_server import serve_stdio, take_stdout
 from gateway.agents.workers.agent import LlmAgent
@@ -40,26 +39,11 @@ def main() -> None:
 
 
 def take_secret(name: str) -> str | None:
-    """Return an environment variable and remove it, also from what other programs can read of this one.
-
-    The system shows them the environment that a process was started with (/proc/PID/environ), which
-    removing a variable does not change.
-    """
+    """Return an environment variable and remove it, also from what other programs can read of this one."""
     value = os.environ.get(name)
-    if sys.platform == "linux":
-        _overwrite(name.encode() + b"=")
+    forget(name)
     os.environ.pop(name, None)
     return value
-
-
-def _overwrite(start: bytes) -> None:
-    """Overwrite the rest of the environment's entry that begins with ``start``."""
-    place = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
-    for entry in itertools.takewhile(bool, (place[at] for at in itertools.count())):
-        assert entry is not None
-        text = ctypes.string_at(entry)
-        if text.startswith(start):
-            ctypes.memset(entry + len(start), 0, len(text) - len(start))
 
 
 async def _serve(agent: LlmAgent, stdout: int) -> None:

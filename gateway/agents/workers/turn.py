@@ -50,6 +50,8 @@ PERMISSION_OPTIONS = [
 ]
 MAX_STEERED = 32
 """Messages that may wait for the next request of a turn."""
+ALIVE_S = 15.0
+"""A turn that goes on gives a sign of life so often; the gateway kills a process that is silent for long."""
 STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 
 
@@ -173,6 +175,7 @@ class Turn:
     async def run(self, content: list[UserContent]) -> dict[str, Any]:
         """Run it, streaming the answer; return the answer to the prompt. Raises RpcError."""
         options = self._options
+        alive = asyncio.create_task(self._live())
         try:
             async with self._agent.run_stream_events(
                 content,
@@ -201,6 +204,14 @@ class Turn:
             ) from error
         finally:
             self._over = True
+            alive.cancel()
+
+    async def _live(self) -> None:
+        """Show that this process lives, however long a model thinks or a tool works without a word."""
+        while True:
+            await asyncio.sleep(ALIVE_S)
+            told = {"sessionId": self.conversation.session_id}
+            await self._client.notify("_gateway/alive", told)
 
     async def _watch(self, events: AgentRunEvents[str]) -> dict[str, Any]:
         try:
