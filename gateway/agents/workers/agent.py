@@ -69,7 +69,9 @@ class LlmAgent:
                     "embeddedContext": False,
                 },
                 "mcpCapabilities": {"http": True, "sse": True},
-                "_meta": {"gateway": {"history": True, "events": True, "steer": True}},
+                "_meta": {
+                    "gateway": {"history": True, "events": True, "steer": True, "forget": True}
+                },
             },
             "agentInfo": {"name": "gateway-llm", "title": "Model worker", "version": __version__},
             "authMethods": [],
@@ -122,20 +124,29 @@ class LlmAgent:
 
     async def extension(self, method: str, params: dict[str, Any], client: Client) -> Any:
         """Answer what only the gateway asks."""
+        session_id = str(params.get("sessionId"))
         if method == "_gateway/steer":
-            turn = self._turns.get(str(params.get("sessionId")))
+            turn = self._turns.get(session_id)
             if turn is None:
                 return {"accepted": False}
-            return {
-                "accepted": turn.steer(
-                    user_content(params.get("prompt"), images=turn.current.images)
-                )
-            }
+            content = user_content(params.get("prompt"), images=turn.current.images)
+            return {"accepted": turn.steer(content)}
+        if method == "_gateway/forget":
+            return await self._forget(session_id)
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
 
     async def close(self) -> None:
         """End what was started for its tools."""
         await self._servers.close()
+
+    async def _forget(self, session_id: str) -> dict[str, Any]:
+        """Remove a session, from the disk as well."""
+        if session_id in self._turns:
+            raise RpcError(INVALID_PARAMS, "a turn of this session is going on")
+        self._sessions.pop(session_id, None)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.remove, session_id)
+        return {}
 
     async def _load(self, session_id: str) -> Conversation:
         """Return a session as it is on the disk: another process may have gone on with it."""

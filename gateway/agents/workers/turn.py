@@ -222,8 +222,11 @@ class Turn:
             return self._answer("max_turn_requests")
         except Exception:
             messages = _new_messages(events)
-            if any(isinstance(part, ToolReturnPart) for each in messages for part in each.parts):
-                # What tools have done stays done: the next turn has to know it.
+            tools = any(
+                isinstance(part, ToolReturnPart) for each in messages for part in each.parts
+            )
+            if tools or self._steered.early or self._steered.waiting:
+                # What tools have done stays done, and what was accepted stays said.
                 self._keep(messages)
             raise
         messages = events.new_messages()
