@@ -1,12 +1,13 @@
 """One agent burns a processor core, another writes as fast as it can: what the others notice.
 
-    python -m bench.agents_isolation [--seconds 20] [--json FILE]
+    python -m bench.agents_isolation [--seconds 20] [--floods 1] [--json FILE]
 
 Run it from the repository's root. Each scene starts ``twistd gateway`` afresh with three agents in
 processes (``bench/unruly_agent.py``): ``spin`` runs ``/spin``, ``flood`` runs ``/flood KIND``, ``talk`` says
 a word every 50 ms. Meanwhile a client calls ``health`` every 10 ms and notes how long the answer takes, and
 another, in a process of its own, notes when the words of ``talk`` come. The scenes: ``quiet``, only ``talk``,
-for comparison; ``chunks``, ``tools`` and ``noise``, the three kinds of flood.
+for comparison; ``chunks``, ``tools`` and ``noise``, the three kinds of flood. With ``--floods N`` so many
+processes of ``flood`` write at once.
 
 The exit status is 1 if a bound does not hold:
 
@@ -73,23 +74,26 @@ def listen(port: int, token: str, seconds: float, results: Any) -> None:
     results.send((words, 1000 * max(silence, end - last)))
 
 
-def measure(directory: Path, name: str, seconds: float) -> Scene:
+def measure(directory: Path, name: str, seconds: float, floods: int) -> Scene:
     """Play one scene."""
     directory.mkdir()
     scene = Scene(name)
     command = json.dumps([sys.executable, "-I", "-S", str(AGENT)])
-    tables = [f'[agents.{agent}]\nbackend = "acp"\ncommand = {command}\n' for agent in ROLES]
+    tables = [
+        f'[agents.{agent}]\nbackend = "acp"\npool = {floods}\ncommand = {command}\n'
+        for agent in ROLES
+    ]
     config = directory / "gateway.toml"
     config.write_text("\n".join(tables))
     daemon = Daemon(directory, "--config", config)
     try:
-        _play(daemon, scene, seconds)
+        _play(daemon, scene, seconds, floods)
     finally:
         daemon.stop()
     return scene
 
 
-def _play(daemon: Daemon, scene: Scene, seconds: float) -> None:
+def _play(daemon: Daemon, scene: Scene, seconds: float, floods: int) -> None:
     line = Line(daemon.port, daemon.token)
     spawn = multiprocessing.get_context("spawn")
     results, theirs = spawn.Pipe()
@@ -102,7 +106,8 @@ def _play(daemon: Daemon, scene: Scene, seconds: float) -> None:
     _send(line, "talk", f"/talk {int((seconds + 5) * 20)}")
     if scene.name != "quiet":
         _send(line, "spin", "/spin")
-        _send(line, "flood", f"/flood {scene.name}")
+        for number in range(floods):
+            _send(line, "flood", f"/flood {scene.name}", f"flood{number}")
     time.sleep(1)
     probe = Line(daemon.port, daemon.token)
     flooder = _flooder() if scene.name != "quiet" else None
@@ -135,9 +140,13 @@ def _play(daemon: Daemon, scene: Scene, seconds: float) -> None:
             scene.wrong.append(f"{text}: {value} is over {bound}")
 
 
-def _send(line: Line, agent: str, text: str) -> None:
-    key = f"agent:{agent}:main"
-    line.call("chat.send", {"sessionKey": key, "message": text, "idempotencyKey": f"bench-{agent}"})
+def _send(line: Line, agent: str, text: str, session: str = "main") -> None:
+    params = {
+        "sessionKey": f"agent:{agent}:{session}",
+        "message": text,
+        "idempotencyKey": f"bench-{agent}-{session}",
+    }
+    line.call("chat.send", params)
 
 
 def _memory(pid: int) -> int:
@@ -175,6 +184,7 @@ def main() -> int:
     """Play all scenes; print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--floods", type=int, default=1)
     parser.add_argument("--scene", choices=SCENES, action="append")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -182,7 +192,7 @@ def main() -> int:
     scenes = []
     with tempfile.TemporaryDirectory() as directory:
         for name in options.scene or SCENES:
-            scene = measure(Path(directory, name), name, options.seconds)
+            scene = measure(Path(directory, name), name, options.seconds, options.floods)
             scenes.append(scene)
             print(
                 f"{name:7} health p50 {scene.p50:6.2f} ms, p99 {scene.p99:6.2f} ms, longest"

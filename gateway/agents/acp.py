@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from gateway.agents.acp_access import AccessConfig, access_of, terminal_maker, thread_runner
+from gateway.agents.acp_requests import Access
 from gateway.agents.acp_worker import AcpWorker
 from gateway.agents.pool import Pool
 from gateway.agents.process import ChildProcess, Command, Exit, Limits, clean_environment
@@ -25,13 +27,18 @@ from gateway.interfaces import (
     BackendEnvironment,
     IAgentBackend,
     IAgentBackendFactory,
+    ICompactingBackend,
     IRunSink,
+    ISteerableBackend,
     IWorkerBackend,
 )
-from gateway.model import ModelInfo, RunRequest, RunResult
+from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResult
+
+NO_ACCESS = Access(files=False, terminal="off")
+"""For agents that use no files, terminals or servers of the gateway."""
 
 
-class AcpConfig(ProcessConfig, frozen=True):
+class AcpConfig(AccessConfig, frozen=True):
     """An agent program that speaks the Agent Client Protocol."""
 
     command: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=list)
@@ -46,7 +53,7 @@ class AcpConfig(ProcessConfig, frozen=True):
             raise ValueError('"command" is missing: the program and its arguments')
 
 
-@implementer(IAgentBackend, IWorkerBackend)
+@implementer(IAgentBackend, IWorkerBackend, ISteerableBackend, ICompactingBackend)
 class AcpBackend(Service):
     """Runs turns in supervised processes, each of which serves many sessions of the agent.
 
@@ -63,8 +70,10 @@ class AcpBackend(Service):
         models: tuple[ModelInfo, ...],
         environment: BackendEnvironment,
         settings: ProcessConfig,
+        access: Access = NO_ACCESS,
     ) -> None:
         self.models = models
+        self._access = access
         self._settings = settings
         self._command = command
         self._environment = environment
@@ -120,10 +129,25 @@ class AcpBackend(Service):
 
         return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
 
+    def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
+        """Give a running run another message; whether its agent took it."""
+        worker = self._pool.worker_of(run_id)
+        return succeed(False) if worker is None else worker.steer(run_id, text, attachments)
+
+    def compact(self, request: RunRequest, sink: IRunSink) -> Deferred[Compaction | None]:
+        """Have the agent summarise a session's older turns. Fails with BackendError."""
+        key, session_id = request.session_key, request.session_id
+
+        def work(worker: AcpWorker) -> Deferred[Compaction | None]:
+            return worker.compact(request, sink)
+
+        return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
+
     def _worker(
         self, on_ready: Callable[[], None], on_end: Callable[[BackendError], None]
     ) -> AcpWorker:
         environment, settings = self._environment, self._settings
+        limits = Limits(settings.memory_bytes, settings.open_files, settings.nice)
 
         def make_child(
             on_output: Callable[[bytes], None],
@@ -138,7 +162,7 @@ class AcpBackend(Service):
                 on_death=on_death,
                 on_exit=on_exit,
                 mark=environment.entropy.uuid4(),
-                limits=Limits(settings.memory_bytes, settings.open_files, settings.nice),
+                limits=limits,
             )
 
         return AcpWorker(
@@ -149,6 +173,9 @@ class AcpBackend(Service):
             on_ready,
             on_end,
             settings.hang_timeout_s,
+            access=self._access,
+            make_terminal=terminal_maker(environment, limits),
+            in_thread=thread_runner(environment.reactor),
         )
 
 
@@ -174,7 +201,9 @@ class AcpFactory:
             raise ConfigError(f"{key}.command: no such program: {program}")
         title = config.name or environment.agent_id
         models = (ModelInfo(id=environment.agent_id, name=title, provider="acp"),)
-        return AcpBackend(Command(tuple(config.command), env, cwd), models, environment, config)
+        command = Command(tuple(config.command), env, cwd)
+        access = access_of(config, os.environ, _base(environment), key)
+        return AcpBackend(command, models, environment, config, access)
 
 
 def workspace(cwd: str | None, environment: BackendEnvironment) -> str:

@@ -101,7 +101,7 @@ class LlmConfig(ProcessConfig, frozen=True):
     cwd: str | None = None
     """Its workspace, the directory that its tools work in; without it workspace/ID in the state directory."""
     workspace_files: bool = True
-    """Whether AGENTS.md, SOUL.md, TOOLS.md, IDENTITY.md, USER.md and MEMORY.md there are read every turn."""
+    """Whether AGENTS.md, SOUL.md, MEMORY.md and the like there are read at the start of every turn."""
     tools: list[ToolName] = msgspec.field(default_factory=lambda: list(TOOLS))
     """Its own tools, beside those of its MCP servers."""
     shell: ShellPolicy = "ask"

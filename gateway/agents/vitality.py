@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from gateway.interfaces import IClock
@@ -12,7 +14,8 @@ from gateway.interfaces import IClock
 class Liveness:
     """Calls ``on_hang`` when, while there is work, nothing was heard for ``timeout_s``; 0 waits for ever.
 
-    Who waits for somebody else is not hanging: between :meth:`pause` and :meth:`unpause` time does not count.
+    Who waits for us is not hanging: between :meth:`pause` and :meth:`unpause` time does not count, nor
+    :meth:`during` an answer.
     """
 
     def __init__(self, clock: IClock, timeout_s: float, on_hang: Callable[[], None]) -> None:
@@ -50,6 +53,17 @@ class Liveness:
         self._pauses -= 1
         self.sign()
         self._arm()
+
+    def during(self, answer: Any) -> Any:
+        """Return an answer of ours to it; if that is a Deferred, time does not count until it fires."""
+        if isinstance(answer, Deferred):
+            self.pause()
+            answer.addBoth(self._answered)
+        return answer
+
+    def _answered(self, result: Any) -> Any:
+        self.unpause()
+        return result
 
     def _arm(self) -> None:
         watching = self._work > 0 and self._pauses == 0 and self._timeout_s > 0

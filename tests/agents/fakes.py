@@ -39,6 +39,7 @@ class RecordingSink:
         )
         self.bound: list[str | None] = []
         self.compactions: list[Compaction] = []
+        self.note: Callable[[Compaction], Deferred[None]] = lambda _: succeed(None)
 
     @property
     def said(self) -> str:
@@ -65,7 +66,7 @@ class RecordingSink:
 
     def compacted(self, compaction: Compaction) -> Deferred[None]:
         self.compactions.append(compaction)
-        return succeed(None)
+        return self.note(compaction)
 
 
 def run_request(text: str = "hello", **changes: Any) -> RunRequest:
@@ -266,3 +267,18 @@ class FakeReactor:
         group.append(process)
         process_protocol.makeConnection(process)
         return process
+
+    def callFromThread(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+    def getThreadPool(self) -> FakeReactor:
+        return self
+
+    def callInThreadWithCallback(self, done: Any, work: Any, *args: Any) -> None:
+        """What would run in a thread runs at once."""
+        try:
+            result = work(*args)
+        except Exception:
+            done(False, Failure())
+        else:
+            done(True, result)

@@ -269,31 +269,9 @@ def test_opening_a_session_has_a_deadline(setup: Setup) -> None:
     assert failure_of(ends).kind is BackendErrorKind.TIMEOUT
 
 
-def test_permission_is_refused(setup: Setup) -> None:
-    """A request for permission is answered: refused during a turn, cancelled outside of one."""
-    process = setup.start()
-    setup.run()
-    setup.open()
-    ask = {"sessionId": "s1", "options": [{"optionId": "no", "kind": "reject_once"}]}
-
-    process.send(id="p1", method="session/request_permission", params=ask)
-    process.send(id="p2", method="session/request_permission", params={"sessionId": "s9"})
-    process.send(id="p2", method="session/request_permission", params={"sessionId": ["odd"]})
-    assert [message["result"] for message in process.messages()] == [
-        {"outcome": {"outcome": "selected", "optionId": "no"}},
-        {"outcome": {"outcome": "cancelled"}},
-        {"outcome": {"outcome": "cancelled"}},
-    ]
-
-    setup.going.addErrback(lambda failure: None).cancel()
-    process.messages()
-    process.send(id="p3", method="session/request_permission", params=ask)
-    assert process.messages()[0]["result"] == {"outcome": {"outcome": "cancelled"}}
-
-
-@pytest.mark.parametrize("method", ["fs/read_text_file", "terminal/create", "_their/extension"])
-def test_files_and_terminals_are_refused(setup: Setup, method: str) -> None:
-    """What was not offered is refused with the code for an unknown method."""
+@pytest.mark.parametrize("method", ["mcp/connect", "elicitation/create", "_their/extension"])
+def test_what_was_not_offered_is_refused(setup: Setup, method: str) -> None:
+    """A method that the gateway does not serve is refused with the code for an unknown method."""
     process = setup.start()
 
     process.send(id=1, method=method, params={})

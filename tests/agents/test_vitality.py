@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from gateway.agents.vitality import Liveness
-from gateway.testing import FakeClock
+from gateway.testing import FakeClock, result_of
 
 
 class Setup:
@@ -89,6 +90,27 @@ def test_who_waits_for_us_does_not_hang(setup: Setup) -> None:
     assert setup.hangs == []
     setup.clock.advance(0.1)
     assert setup.hangs == [2019]
+
+
+def test_an_answer_of_ours_may_take_its_time(setup: Setup) -> None:
+    """Until a Deferred answer fires, time does not count; its value, or failure, goes through."""
+    assert setup.liveness.during("at once") == "at once"
+    setup.liveness.begin()
+    good: Deferred[str] = Deferred()
+    bad: Deferred[str] = Deferred()
+    for answer in (good, bad):
+        assert setup.liveness.during(answer) is answer
+    setup.clock.advance(1000)
+    good.callback("yes")
+    setup.clock.advance(1000)
+    bad.errback(ValueError("no"))
+
+    assert result_of(good) == "yes"
+    with pytest.raises(ValueError, match="no"):
+        result_of(bad)
+    assert setup.hangs == []
+    setup.clock.advance(10)
+    assert setup.hangs == [2010]
 
 
 def test_no_bound_is_no_timer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from gateway.agents import acp_session
+from gateway.agents import acp_turn
 from gateway.agents.acp import AcpConfig, AcpFactory
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import Message, RunResult
@@ -196,7 +197,7 @@ async def test_a_flood_does_not_hold_the_loop(
     serving: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While an agent writes as fast as it can, the loop is free most of the time; an abort ends it."""
-    monkeypatch.setattr(acp_session, "CANCEL_ANSWER_S", 0.1)
+    monkeypatch.setattr(acp_turn, "CANCEL_ANSWER_S", 0.1)
     async with serving() as backend:
         run, heard = begin(backend, "/flood")
         await heard
@@ -248,7 +249,7 @@ async def test_a_stubborn_agent_is_gone_when_the_backend_has_stopped(serving: Ba
 @pytest_twisted.ensureDeferred
 async def test_a_deaf_agent_is_replaced(serving: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not answer a cancelled prompt in its time is killed; the next turn finds another."""
-    monkeypatch.setattr(acp_session, "CANCEL_ANSWER_S", 0.5)
+    monkeypatch.setattr(acp_turn, "CANCEL_ANSWER_S", 0.5)
     async with serving() as backend:
         pid = int(await said(backend, "/pid"))
         run, heard = begin(backend, "/deaf")
@@ -335,3 +336,72 @@ def test_the_builtin_plugins_are_light() -> None:
     )
 
     assert done.stdout == "['acp', 'demo', 'llm']\n[]\n", done.stderr
+
+
+async def calls(backend: Any, *requests: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Have the agent ask the gateway one thing after the other; return the answers."""
+    lines = [f"{method} {json.dumps(params)}" for method, params in requests]
+    answers = await said(backend, "/call " + "\nthen ".join(lines))
+    return [json.loads(line) for line in answers.splitlines()]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_runs_commands(serving: Backends, tmp_path: Path) -> None:
+    """A command runs in the workspace with a clean environment; its output and its end are told."""
+    line = "pwd; echo err >&2; echo $MODE$GATEWAY_TOKEN.; exit 3"
+    async with serving(terminal="allow") as backend:
+        _, end, output, _, gone_ = await calls(
+            backend,
+            ("terminal/create", {"command": line}),
+            ("terminal/wait_for_exit", {"terminalId": "$ID"}),
+            ("terminal/output", {"terminalId": "$ID"}),
+            ("terminal/release", {"terminalId": "$ID"}),
+            ("terminal/output", {"terminalId": "$ID"}),
+        )
+
+    assert end == {"exitCode": 3, "signal": None}
+    workspace = tmp_path / "workspace" / "main"
+    assert sorted(output["output"].split()) == sorted([str(workspace), "err", "."])
+    assert output["exitStatus"] == end
+    assert gone_["code"] == -32002
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_ends_with_its_turn(serving: Backends, tmp_path: Path) -> None:
+    """A command that goes on when the turn ends is killed, with what it has started."""
+    async with serving(terminal="allow") as backend:
+        await calls(
+            backend,
+            ("terminal/create", {"command": "sleep 600 & echo $! $$ > new; mv new pids; wait"}),
+            ("terminal/create", {"command": "while [ ! -f pids ]; do sleep 0.01; done"}),
+            ("terminal/wait_for_exit", {"terminalId": "$ID"}),
+        )
+        words = (tmp_path / "workspace" / "main" / "pids").read_text().split()
+        assert len(words) == 2
+        await until(lambda: all(gone(int(word)) for word in words), 5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_reads_and_writes_files(serving: Backends, tmp_path: Path) -> None:
+    """Files of the workspace are written and read in threads; others are refused."""
+    async with serving() as backend:
+        wrote, read, refused = await calls(
+            backend,
+            ("fs/write_text_file", {"path": "a/b.txt", "content": "hällo\n"}),
+            ("fs/read_text_file", {"path": str(tmp_path / "workspace" / "main" / "a" / "b.txt")}),
+            ("fs/read_text_file", {"path": "/etc/passwd"}),
+        )
+
+    assert (wrote, read) == ({}, {"content": "hällo\n"})
+    assert refused["data"] == {"reason": "outside"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_is_found_again(serving: Backends) -> None:
+    """What one process has bound another loads; what it replays is not said again."""
+    async with serving("--loads") as backend:
+        sink = RecordingSink()
+        await backend.start(run_request("hello"), sink)
+        (bound,) = sink.bound
+    async with serving("--loads") as backend:
+        assert await said(backend, "/history", agent_session=bound) == '"loaded"'
