@@ -100,6 +100,7 @@ class Turn:
         self._options = options
         self._context: RunContext[Any] | None = None
         self._steered = _Steered()
+        self._calls: dict[str, int] = {}
         self._over = False
 
     async def notify(self, stream: str, data: dict[str, Any]) -> None:
@@ -149,7 +150,7 @@ class Turn:
         if key in self.conversation.allowed:
             return True
         call = {
-            "toolCallId": what.tool_call_id,
+            "toolCallId": self._call_id(what.tool_call_id),
             "title": what.title,
             "kind": "execute",
             "status": "pending",
@@ -246,13 +247,21 @@ class Turn:
             case PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought)):
                 await self._say("agent_thought_chunk", thought or "")
             case FunctionToolCallEvent(part=call):
-                await self._client.update(self.conversation.session_id, call_report(call))
+                self._calls[call.tool_call_id] = self._calls.get(call.tool_call_id, 0) + 1
+                report = call_report(call, self._call_id(call.tool_call_id))
+                await self._client.update(self.conversation.session_id, report)
             case FunctionToolResultEvent(part=result):
-                await self._client.update(self.conversation.session_id, result_report(result))
+                report = result_report(result, self._call_id(result.tool_call_id))
+                await self._client.update(self.conversation.session_id, report)
             case EnqueuedMessagesEvent(enqueue_id=id_):
                 self._steered.waiting.pop(id_, None)
             case _:
                 pass
+
+    def _call_id(self, id_: str) -> str:
+        """Return what clients know a call by: models that number the calls of each response repeat ids."""
+        number = self._calls.get(id_, 1)
+        return id_ if number == 1 else f"{id_}-{number}"
 
     async def _say(self, kind: str, text: str) -> None:
         if text:
