@@ -192,7 +192,8 @@ class Turn:
                 return await self._watch(events)
         except asyncio.CancelledError as cancelled:
             state = RunCancelled.from_cancellation(cancelled)
-            self._keep(state.new_messages() if state is not None else [])
+            begun = state.new_messages() if state is not None else []
+            self._keep(begun or [ModelRequest(parts=[UserPromptPart(content=content)])])
             return {"stopReason": "cancelled"}
         except RpcError:
             raise
@@ -277,7 +278,7 @@ class Turn:
         """Remember the turn as far as it went, and what it was told but had no time to heed."""
         kept = [each for each in messages if not isinstance(each, ModelResponse) or each.parts]
         missed = [*self._steered.early, *self._steered.waiting.values()]
-        for content in missed if kept else []:
+        for content in missed:
             kept.append(ModelRequest(parts=[UserPromptPart(content=content)]))
         self.conversation.add(kept)
 
