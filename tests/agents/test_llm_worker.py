@@ -26,8 +26,11 @@ from pydantic_ai.messages import (
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, FunctionModel
 
 from gateway.agents.jsonrpc import encode_notification, encode_request
+from gateway.agents.llmspec import ModelSpec, WorkerSpec
 from gateway.agents.workers.acp_server import AcpServer
-from gateway.agents.workers.llm import MAX_CHARS, MAX_SESSIONS, LlmAgent, Memory, build_model
+from gateway.agents.workers.agent import MAX_SESSIONS, LlmAgent
+from gateway.agents.workers.conversation import MAX_CHARS, Conversation
+from gateway.agents.workers.models import Candidate, build_model
 
 pytestmark = pytest.mark.model
 
@@ -132,11 +135,18 @@ class Model:
         return found
 
 
+def llm_agent(model: Model, *, secrets: tuple[str, ...] = (), **spec: Any) -> LlmAgent:
+    """Return an agent with ``model`` as the model ``fake:m``."""
+    known = ModelSpec(model="fake:m")
+    candidate = Candidate(known, FunctionModel(stream_function=model.stream))
+    return LlmAgent(WorkerSpec(models=(known,), **spec), (candidate,), secrets)
+
+
 def talk(model: Model, scenario: Callable[[Client], Any], **options: Any) -> Deferred[None]:
     """Run ``scenario(client)`` against a worker with ``model``."""
 
     async def whole() -> None:
-        agent = LlmAgent(FunctionModel(stream_function=model.stream), provider="fake", **options)
+        agent = llm_agent(model, **options)
         client = Client(agent)
         await scenario(client)
         await client.close()
@@ -275,6 +285,7 @@ def test_one_turn_at_a_time() -> Deferred[None]:
     [
         ("fs/read", {}, -32601),
         ("session/load", {"sessionId": "x"}, -32601),
+        ("_gateway/unknown", {}, -32601),
         ("session/prompt", {}, -32602),
         ("session/prompt", {"sessionId": "x", "prompt": []}, -32002),
         ("session/prompt", [], -32602),
@@ -346,7 +357,7 @@ def test_a_providers_failure_is_a_typed_error() -> Deferred[None]:
         await client.answer(client.prompt(session_id, "y"))
         assert model.texts() == [("user", "y")]
 
-    return talk(model, scenario, secret="sk-SECRET")
+    return talk(model, scenario, secrets=("sk-SECRET",))
 
 
 def test_an_empty_answer_is_an_error() -> Deferred[None]:
@@ -359,9 +370,9 @@ def test_an_empty_answer_is_an_error() -> Deferred[None]:
     return talk(Model(""), scenario)
 
 
-def test_memory_forgets_whole_turns() -> None:
+def test_a_conversation_forgets_whole_turns() -> None:
     """The newest turns stay; one that is too large alone is kept until the next."""
-    memory = Memory()
+    memory = Conversation("s")
 
     def turn(text: str) -> list[ModelMessage]:
         return [ModelRequest(parts=[UserPromptPart(text)]), ModelResponse(parts=[TextPart("ok")])]
@@ -392,7 +403,11 @@ def test_sessions_are_bounded() -> Deferred[None]:
 
 def test_models_are_made_from_their_names() -> None:
     """The model string is pydantic-ai's; one's own server needs no key, OpenAI's does."""
-    assert build_model("openai-chat:small", "http://127.0.0.1:1/v1", None).model_name == "small"
-    assert build_model("openai:big", None, "sk-1").model_name == "big"
+    local = ModelSpec(model="openai-chat:small", base_url="http://127.0.0.1:1/v1", temperature=0.5)
+    model = build_model(local, None)
+    assert (model.model_name, model.settings) == ("small", {"temperature": 0.5})
+    assert build_model(ModelSpec(model="openai:big"), "sk-1").model_name == "big"
+    ollama = build_model(ModelSpec(model="ollama:llama3"), None)
+    assert ollama.base_url == "http://127.0.0.1:11434/v1/"
     with pytest.raises(failures.UserError, match="api_key"):
-        build_model("openai-chat:small", None, None)
+        build_model(ModelSpec(model="openai-chat:small"), None)

@@ -18,7 +18,8 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from gateway.agents.llm import LlmConfig, LlmFactory
+from gateway.agents.llm import LlmFactory
+from gateway.agents.llmconfig import LlmConfig
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import RunResult
 from gateway.runtime import SystemClock
