@@ -107,7 +107,7 @@ class Cooldowns:
         retry_after_s: float | None = None,
         jitter: float = 0.5,
     ) -> None:
-        """Note a failed attempt. ``jitter`` from 0 to 1 spreads the ends of rests, never before what was asked."""
+        """Note a failed attempt. ``jitter`` (0 to 1) spreads the ends, never before what was asked."""
         place = _place(candidate, key, failure)
         if place is None:
             return
