@@ -194,6 +194,10 @@ class Estimator:
         """Return what a text of so many bytes of UTF-8 is taken for."""
         return ceil(units * self._ratio * SAFETY)
 
+    def units(self, tokens: int) -> int:
+        """Return how many bytes are taken for no more than so many tokens."""
+        return max(0, int(tokens / (self._ratio * SAFETY)))
+
     def measured(self, units: int, tokens: int) -> None:
         """Learn that a request of so many bytes had so many tokens. Counts that can't be are left out."""
         if units > 0 and 0.02 <= tokens / units <= 3:

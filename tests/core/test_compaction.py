@@ -120,6 +120,15 @@ def test_an_estimate_follows_what_was_measured() -> None:
     assert 570 <= estimator.tokens(1_000) <= 580
 
 
+@given(st.integers(0, 10_000), st.integers(1, 3_000))
+def test_what_is_cut_to_a_size_has_it(tokens: int, measured: int) -> None:
+    """So many bytes as fit into a number of tokens are never taken for more."""
+    estimator = Estimator()
+    estimator.measured(1_000, measured)
+
+    assert estimator.tokens(estimator.units(tokens)) <= tokens
+
+
 def test_a_small_count_weighs_little() -> None:
     """A greeting says less about the ratio than a page does."""
     small, large = Estimator(), Estimator()

@@ -16,7 +16,7 @@ from gateway.agents.jsonrpc import INTERNAL_ERROR, RpcError
 
 PREVIEW_CHARS = 300
 
-_CONTEXT_TYPES = ("exceed_context_size_error", "context_length_exceeded")
+CONTEXT_TYPES = ("exceed_context_size_error", "context_length_exceeded")
 """How servers that pydantic-ai does not know by their own words name an overflow (llama.cpp: the first)."""
 
 _KINDS: tuple[tuple[type[Exception], str, str], ...] = (
@@ -46,8 +46,8 @@ def provider_error(
         if isinstance(error, type_):
             kind, text = known_kind, known_text
             break
-    said, type_name = _said(error)
-    if type_name in _CONTEXT_TYPES:
+    said, type_name = said_by(error)
+    if type_name in CONTEXT_TYPES:
         kind, text = "context_length", "the conversation is too long"
     data: dict[str, Any] = {"kind": kind, "provider": provider, "model": model}
     if isinstance(error, failures.ModelHTTPError):
@@ -62,7 +62,7 @@ def provider_error(
     return RpcError(INTERNAL_ERROR, text, data)
 
 
-def _said(error: Exception) -> tuple[str, str]:
+def said_by(error: BaseException) -> tuple[str, str]:
     """Return the provider's words and its name for the error, as far as it gave them."""
     if isinstance(error, failures.ModelAPIError):
         body = error.body if isinstance(error.body, dict) else {}
