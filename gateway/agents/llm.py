@@ -22,6 +22,7 @@ from gateway.agents.llmspec import (
     WorkerSecrets,
     WorkerSpec,
 )
+from gateway.agents.mcpconfig import resolve_servers
 from gateway.agents.process import Command, clean_environment
 from gateway.errors import ConfigError
 from gateway.interfaces import BackendEnvironment, IAgentBackend, IAgentBackendFactory
@@ -54,10 +55,14 @@ class LlmFactory:
         key = f"agents.{environment.agent_id}"
         chain = config.chain()
         check_libraries(chain, key)
+        if config.mcp_servers and not _installed("fastmcp"):
+            raise ConfigError(
+                f"{key}.mcp_servers: want one more library: pip install 'txgateway[mcp]'"
+            )
         env = clean_environment(os.environ) | import_path()
         env[SPEC_VARIABLE] = _variable(worker_spec(config, environment), f"{key}.system_prompt")
         env[SECRETS_VARIABLE] = _variable(worker_secrets(config, environment), f"{key}.api_key")
-        command = Command(WORKER_ARGV, env, workspace(None, environment))
+        command = Command(WORKER_ARGV, env, workspace(config.cwd, environment))
         return AcpBackend(command, model_infos(config), environment)
 
 
@@ -82,24 +87,28 @@ def worker_spec(config: LlmConfig, environment: BackendEnvironment) -> WorkerSpe
         agent_id=environment.agent_id,
         system_prompt=config.system_prompt,
         state_dir=str(Path(environment.state_dir).absolute()),
+        workspace=workspace(config.cwd, environment),
+        workspace_files=config.workspace_files,
+        tools=tuple(config.tools),
+        shell=config.shell,
+        max_requests=config.max_requests,
     )
 
 
 def worker_secrets(config: LlmConfig, environment: BackendEnvironment) -> WorkerSecrets:
     """Return the keys of each model. Raises ConfigError, naming the one that is missing."""
     key = f"agents.{environment.agent_id}"
-    return WorkerSecrets(
-        models=tuple(
-            tuple(
-                secret_of(
-                    secret,
-                    environment,
-                    f"{key}.models[{n}].{at}" if config.models else f"{key}.{at}",
-                ).strip()
-                for at, secret in model.secrets
-            )
-            for n, model in enumerate(config.chain())
+
+    def keys(number: int, model: ModelConfig) -> tuple[str, ...]:
+        table = f"{key}.models[{number}]" if config.models else key
+        return tuple(
+            secret_of(secret, environment, f"{table}.{at}").strip() for at, secret in model.secrets
         )
+
+    base = Path(environment.config_dir or environment.state_dir)
+    return WorkerSecrets(
+        models=tuple(keys(number, model) for number, model in enumerate(config.chain())),
+        mcp_servers=resolve_servers(config.mcp_servers, os.environ, base, key),
     )
 
 

@@ -7,7 +7,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.agents.llmspec import ModelSpec, ThinkingLevel
+from gateway.agents.llmspec import (
+    MAX_REQUESTS,
+    TOOLS,
+    ModelSpec,
+    ShellPolicy,
+    ThinkingLevel,
+    ToolName,
+)
+from gateway.agents.mcpconfig import SERVERS_MAX, McpServer
 from gateway.config import AgentConfig, Secret
 from gateway.limits import Table
 
@@ -89,6 +97,18 @@ class LlmConfig(AgentConfig, frozen=True):
     """Models with an address and keys each; the first is the default, the others stand in for it."""
     system_prompt: Annotated[str, Meta(max_length=100_000)] | None = None
     """What the model is told before every conversation."""
+    cwd: str | None = None
+    """Its workspace, the directory that its tools work in; without it workspace/ID in the state directory."""
+    workspace_files: bool = True
+    """Whether AGENTS.md, SOUL.md, TOOLS.md, IDENTITY.md, USER.md and MEMORY.md there are read every turn."""
+    tools: list[ToolName] = msgspec.field(default_factory=lambda: list(TOOLS))
+    """Its own tools, beside those of its MCP servers."""
+    shell: ShellPolicy = "ask"
+    """Whether an operator is asked before a command runs, or none is asked, or there is no shell."""
+    max_requests: Annotated[int, Meta(ge=1, le=1000)] = MAX_REQUESTS
+    """Requests to the model in one turn, each followed by the tools that it calls."""
+    mcp_servers: Annotated[dict[str, McpServer], Meta(max_length=SERVERS_MAX)] = {}
+    """Servers of the Model Context Protocol whose tools it has."""
 
     def __post_init__(self) -> None:
         if self.models:

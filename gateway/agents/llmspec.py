@@ -10,10 +10,17 @@ from typing import Literal
 
 import msgspec
 
+from gateway.agents.mcpconfig import ResolvedServer
+
 SPEC_VARIABLE = "GATEWAY_LLM_SPEC"
 SECRETS_VARIABLE = "GATEWAY_LLM_KEYS"
 MAX_VARIABLE_BYTES = 120_000
 """Linux takes no environment variable of more than 128 KiB."""
+
+ToolName = Literal["read", "list", "search", "write", "edit", "shell"]
+TOOLS: tuple[ToolName, ...] = ("read", "list", "search", "write", "edit", "shell")
+ShellPolicy = Literal["ask", "allow", "off"]
+MAX_REQUESTS = 50
 
 ThinkingLevel = Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -58,6 +65,14 @@ class WorkerSpec(
     system_prompt: str | None = None
     state_dir: str | None = None
     """Where conversations are kept; without it they live as long as the process."""
+    workspace: str | None = None
+    """The directory that the tools work in; without it the process's own."""
+    workspace_files: bool = True
+    """Whether AGENTS.md and its like in the workspace are part of the instructions."""
+    tools: tuple[ToolName, ...] = TOOLS
+    shell: ShellPolicy = "ask"
+    max_requests: int = MAX_REQUESTS
+    """Requests to the model in one turn, each followed by the tools that it asks for."""
 
 
 class WorkerSecrets(
@@ -66,6 +81,7 @@ class WorkerSecrets(
     """What nobody else may see. ``models[i]`` holds the keys for the i-th model of the specification."""
 
     models: tuple[tuple[str, ...], ...] = ()
+    mcp_servers: tuple[ResolvedServer, ...] = ()
 
     def keys(self, index: int) -> tuple[str, ...]:
         """Return the keys of a model; none is none."""
@@ -73,4 +89,9 @@ class WorkerSecrets(
 
     def all(self) -> tuple[str, ...]:
         """Return every secret text, for who must not let one out."""
-        return tuple(key for keys in self.models for key in keys)
+        keys = [key for keys in self.models for key in keys]
+        for server in self.mcp_servers:
+            values = [*server.env.values(), *server.headers.values()]
+            # A short value of an environment variable, such as 1, is no secret and stands in many texts.
+            keys += [value for value in values if len(value) >= 6]
+        return tuple(keys)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from zope.interface.verify import verifyObject
 
-from gateway.agents.llm import LlmFactory, import_path
+from gateway.agents.llm import LlmFactory, import_path, worker_secrets, worker_spec
 from gateway.agents.llmconfig import LlmConfig
 from gateway.agents.llmspec import SECRETS_VARIABLE, SPEC_VARIABLE, WorkerSecrets, WorkerSpec
 from gateway.config import SecretRef, decode_agent
@@ -171,12 +171,51 @@ def test_a_table_that_is_too_large_is_refused(libraries: Path) -> None:
         LlmFactory().make(config, make_environment(libraries, FakeClock()))
 
 
-def test_a_missing_library_of_a_provider_is_named(libraries: Path) -> None:
+def test_a_missing_library_of_a_provider_is_named(
+    libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A provider that wants one more library says which extra has it."""
+    monkeypatch.setattr(sys, "path", [str(libraries / "lib")])
+    monkeypatch.delitem(sys.modules, "anthropic", raising=False)
     table = {"model": "anthropic:claude", "api_key": "sk-1"}
     config = decode_agent("main", table, LlmConfig, None)
 
     with pytest.raises(ConfigError, match=r"anthropic wants .*txgateway\[anthropic\]"):
+        LlmFactory().make(config, make_environment(libraries, FakeClock()))
+
+
+def test_tools_and_servers_of_an_agent(libraries: Path) -> None:
+    """Which tools there are is no secret; what a server is told goes where the keys go."""
+    library = libraries / "lib" / "fastmcp"
+    library.mkdir()
+    (library / "__init__.py").write_text("")
+    servers = {
+        "files": {"command": "mcp-files", "args": ["-x"], "env": {"TOKEN": "sk-12345"}},
+        "web": {"url": "http://127.0.0.1:1/mcp", "headers": {"Authorization": "Bearer sk-6789"}},
+    }
+    table = MODEL | {"tools": ["read"], "shell": "off", "mcp_servers": servers, "cwd": "/srv/x"}
+    reactor = FakeReactor()
+    config = decode_agent("main", table, LlmConfig, None)
+
+    backend = LlmFactory().make(config, make_environment(libraries, FakeClock(), reactor))
+
+    secrets = worker_secrets(config, make_environment(libraries, FakeClock()))
+    spec = worker_spec(config, make_environment(libraries, FakeClock()))
+    assert verifyObject(IAgentBackend, backend)
+    assert (spec.tools, spec.shell, spec.workspace) == (("read",), "off", "/srv/x")
+    assert "sk-" not in msgspec.json.encode(spec).decode()
+    assert [server.name for server in secrets.mcp_servers] == ["files", "web"]
+    assert {"sk-12345", "Bearer sk-6789"} <= set(secrets.all())
+
+
+def test_servers_want_a_library(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MCP servers without the library that speaks to them are refused with the command that mends it."""
+    monkeypatch.setattr(sys, "path", [str(libraries / "lib")])
+    monkeypatch.delitem(sys.modules, "fastmcp", raising=False)
+    table = MODEL | {"mcp_servers": {"files": {"command": "mcp-files"}}}
+    config = decode_agent("main", table, LlmConfig, None)
+
+    with pytest.raises(ConfigError, match=r"mcp_servers: .*txgateway\[mcp\]"):
         LlmFactory().make(config, make_environment(libraries, FakeClock()))
 
 

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic_ai import Agent
 
 from gateway import __version__
-from gateway.agents.jsonrpc import METHOD_NOT_FOUND, NOT_FOUND, RpcError
-from gateway.agents.llmspec import WorkerSpec
+from gateway.agents.jsonrpc import INVALID_PARAMS, METHOD_NOT_FOUND, NOT_FOUND, RpcError
+from gateway.agents.llmspec import WorkerSecrets, WorkerSpec
 from gateway.agents.workers.acp_server import Client
 from gateway.agents.workers.content import gateway_meta, past_turns, text_of, user_content
 from gateway.agents.workers.conversation import Conversation
-from gateway.agents.workers.models import Candidate, choose
-from gateway.agents.workers.turn import Turn
+from gateway.agents.workers.instructions import workspace_instructions
+from gateway.agents.workers.models import Candidate, choose, thinking_settings
+from gateway.agents.workers.store import ConversationStore, UnknownConversation
+from gateway.agents.workers.tools import build_tools
+from gateway.agents.workers.toolservers import ServerPool, session_servers
+from gateway.agents.workers.turn import Turn, TurnOptions
+from gateway.workspace import Workspace
 
 MAX_SESSIONS = 256
 """More than the gateway remembers of one process, so that it never asks for a forgotten one."""
 
 
 class LlmAgent:
-    """A chain of models, many sessions. ``secrets`` must never show in an error."""
+    """A chain of models, many sessions. ``environ`` is what its commands see: no secrets in it."""
 
     def __init__(
-        self, spec: WorkerSpec, candidates: Sequence[Candidate], secrets: Sequence[str] = ()
+        self,
+        spec: WorkerSpec,
+        candidates: Sequence[Candidate],
+        secrets: WorkerSecrets = WorkerSecrets(),  # noqa: B008 (frozen)
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._spec = spec
         self._candidates = tuple(candidates)
-        self._secrets = tuple(secrets)
-        self._agent = Agent(candidates[0].model, instructions=spec.system_prompt)
+        self._secrets = secrets
+        self._workspace = Workspace(spec.workspace or Path.cwd())
+        self._agent: Agent[Any, str] = Agent(
+            candidates[0].model, deps_type=object, instructions=spec.system_prompt
+        )
+        self._tools = build_tools(spec, self._workspace, environ)
+        self._servers = ServerPool(str(self._workspace.root))
+        self._store: ConversationStore | None = None
+        if spec.state_dir is not None:
+            folder = Path(spec.state_dir, "agents", spec.agent_id, "sessions")
+            self._store = ConversationStore(folder)
         self._sessions: OrderedDict[str, Conversation] = OrderedDict()
         self._turns: dict[str, Turn] = {}
 
@@ -40,13 +62,14 @@ class LlmAgent:
         return {
             "protocolVersion": 1,
             "agentCapabilities": {
-                "loadSession": False,
+                "loadSession": self._store is not None,
                 "promptCapabilities": {
                     "image": any(each.images for each in self._candidates),
                     "audio": False,
                     "embeddedContext": False,
                 },
-                "_meta": {"gateway": {"history": True, "events": True}},
+                "mcpCapabilities": {"http": True, "sse": True},
+                "_meta": {"gateway": {"history": True, "events": True, "steer": True}},
             },
             "agentInfo": {"name": "gateway-llm", "title": "Model worker", "version": __version__},
             "authMethods": [],
@@ -56,12 +79,27 @@ class LlmAgent:
         """Open a session, with the history that came along."""
         session_id = uuid.uuid4().hex
         summary, turns = past_turns(gateway_meta(params).get("history"))
-        self._remember(Conversation(session_id, summary, turns))
+        conversation = Conversation(session_id, summary, turns)
+        conversation.servers = tuple(session_servers(params.get("mcpServers")))
+        self._remember(conversation)
         return {"sessionId": session_id}
 
     async def load_session(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Go on with a session of an earlier process."""
-        raise RpcError(METHOD_NOT_FOUND, "Method not found: session/load")
+        """Go on with a session of an earlier process. Raises RpcError if it can not be read."""
+        session_id = params.get("sessionId")
+        if not isinstance(session_id, str):
+            raise RpcError(INVALID_PARAMS, "sessionId is missing")
+        conversation = self._sessions.get(session_id)
+        if conversation is None:
+            if self._store is None:
+                raise RpcError(METHOD_NOT_FOUND, "this agent keeps no sessions")
+            try:
+                conversation = await asyncio.to_thread(self._store.load, session_id)
+            except UnknownConversation as error:
+                raise RpcError(NOT_FOUND, f"the session can not be loaded: {error}") from None
+        conversation.servers = tuple(session_servers(params.get("mcpServers")))
+        self._remember(conversation)
+        return {}
 
     async def prompt(
         self, session_id: str, params: dict[str, Any], client: Client
@@ -74,16 +112,55 @@ class LlmAgent:
         meta = gateway_meta(params)
         candidates = choose(self._candidates, text_of(meta, "model"))
         content = user_content(params.get("prompt"), images=candidates[0].images)
-        turn = Turn(self._agent, conversation, candidates, client, self._secrets)
+        options = TurnOptions(
+            instructions=await self._instructions(text_of(meta, "extraSystemPrompt")),
+            toolsets=[self._tools, *self._servers.get(self._all_servers(conversation))],
+            settings=thinking_settings(text_of(meta, "thinking")),
+            max_requests=self._spec.max_requests,
+            secrets=self._secrets.all(),
+        )
+        turn = Turn(self._agent, conversation, candidates, client, options)
         self._turns[session_id] = turn
         try:
-            return await turn.run(content, text_of(meta, "extraSystemPrompt"))
+            return await turn.run(content)
         finally:
             del self._turns[session_id]
+            await self._save(conversation)
 
     async def extension(self, method: str, params: dict[str, Any], client: Client) -> Any:
         """Answer what only the gateway asks."""
+        if method == "_gateway/steer":
+            turn = self._turns.get(str(params.get("sessionId")))
+            if turn is None:
+                return {"accepted": False}
+            return {
+                "accepted": turn.steer(
+                    user_content(params.get("prompt"), images=turn.current.images)
+                )
+            }
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
+
+    async def close(self) -> None:
+        """End what was started for its tools."""
+        await self._servers.close()
+
+    async def _instructions(self, extra: str | None) -> str | None:
+        """Return what a turn's instructions are beside the system prompt."""
+        files = None
+        if self._spec.workspace_files:
+            files = await asyncio.to_thread(workspace_instructions, self._workspace)
+        return "\n\n".join(part for part in (files, extra) if part) or None
+
+    def _all_servers(self, conversation: Conversation) -> list[Any]:
+        return [*self._secrets.mcp_servers, *conversation.servers]
+
+    async def _save(self, conversation: Conversation) -> None:
+        """Write a conversation; a disk that is full costs the memory after a restart, not the turn."""
+        if self._store is not None:
+            try:
+                await asyncio.to_thread(self._store.save, conversation)
+            except OSError as error:
+                print(f"a session can not be written: {error.strerror}", file=sys.stderr)
 
     def _remember(self, conversation: Conversation) -> None:
         self._sessions[conversation.session_id] = conversation

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 
+from gateway.agents.mcpconfig import ResolvedServer
 from gateway.agents.workers.content import size_of
 
 MAX_TURNS = 100
 MAX_CHARS = 400_000
 """What a conversation remembers: its newest turns, up to so many and so many characters."""
+MAX_ALLOWED = 200
+"""Commands of a conversation that are remembered as allowed always."""
 SUMMARY_HEAD = "[Summary of the conversation before this point]\n\n"
 
 
@@ -19,6 +22,8 @@ class Conversation:
 
     :ivar summary: what stands for the turns before :attr:`turns`, if they were summarised.
     :ivar turns: each from a user's message to the end of its answer, oldest first.
+    :ivar allowed: commands, each with its directory, that are not asked for again.
+    :ivar servers: the servers of tools that came with the session.
     """
 
     def __init__(
@@ -26,6 +31,8 @@ class Conversation:
     ) -> None:
         self.session_id = session_id
         self.summary = summary
+        self.allowed: dict[tuple[str, str], None] = {}
+        self.servers: tuple[ResolvedServer, ...] = ()
         self.turns: list[list[ModelMessage]] = []
         for turn in turns:
             self.add(turn)
@@ -45,6 +52,12 @@ class Conversation:
         sizes = [size_of(each) for each in self.turns]
         while len(sizes) > MAX_TURNS or (sum(sizes) > MAX_CHARS and len(sizes) > 1):
             del self.turns[0], sizes[0]
+
+    def allow(self, command: tuple[str, str]) -> None:
+        """Remember a command as allowed always."""
+        self.allowed[command] = None
+        if len(self.allowed) > MAX_ALLOWED:
+            del self.allowed[next(iter(self.allowed))]
 
     def compact(self, summary: str, kept_turns: int) -> None:
         """Put ``summary`` in the place of the summary before and all but the newest turns."""

@@ -27,14 +27,21 @@ def main() -> None:
     stdout = take_stdout()
     try:
         secrets = msgspec.json.decode(os.environ.pop(SECRETS_VARIABLE, "{}"), type=WorkerSecrets)
-        spec = msgspec.json.decode(os.environ.get(SPEC_VARIABLE, ""), type=WorkerSpec)
+        spec = msgspec.json.decode(os.environ.pop(SPEC_VARIABLE, ""), type=WorkerSpec)
     except msgspec.DecodeError as error:
         sys.exit(f"the gateway starts this program, with {SPEC_VARIABLE} set: {error}")
     try:
         candidates = build_candidates(spec, secrets)
     except Exception as error:
         sys.exit(f"the model can not be made: {type(error).__name__}: {error}")
-    asyncio.run(serve_stdio(LlmAgent(spec, candidates, secrets.all()), stdout))
+    asyncio.run(_serve(LlmAgent(spec, candidates, secrets), stdout))
+
+
+async def _serve(agent: LlmAgent, stdout: int) -> None:
+    try:
+        await serve_stdio(agent, stdout)
+    finally:
+        await agent.close()
 
 
 if __name__ == "__main__":

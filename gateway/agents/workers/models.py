@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 from pydantic_ai.models import Model, infer_model
-from pydantic_ai.settings import ModelSettings
+from pydantic_ai.settings import ModelSettings, ThinkingEffort
 
 from gateway.agents.jsonrpc import INVALID_PARAMS, RpcError
 from gateway.agents.llmspec import ModelSpec, WorkerSecrets, WorkerSpec
@@ -89,6 +89,15 @@ def model_settings(spec: ModelSpec) -> ModelSettings:
     return settings
 
 
+def thinking_settings(level: str | None) -> ModelSettings | None:
+    """Return the settings for a session's thinking level; a word that is none of them changes nothing."""
+    if level == "off":
+        return ModelSettings(thinking=False)
+    if level in get_args(ThinkingEffort):
+        return ModelSettings(thinking=cast(ThinkingEffort, level))
+    return None
+
+
 def build_model(spec: ModelSpec, key: str | None) -> Model:
     """Return the model with the settings of its table. Raises UserError or ImportError.
 
@@ -116,4 +125,12 @@ def _infer(spec: ModelSpec, key: str | None) -> Model:
     base_url = spec.base_url or (OLLAMA_URL if spec.provider == "ollama" else None)
     options: dict[str, Any] = {"base_url": base_url, "api_key": key}
     given = {option: value for option, value in options.items() if value is not None}
-    return infer_model(spec.model, lambda provider: infer_provider_class(provider)(**given))
+
+    def make(name: str) -> Any:
+        provider = infer_provider_class(name)(**given)
+        client = provider.client
+        if hasattr(client, "max_retries"):
+            client.max_retries = 0
+        return provider
+
+    return infer_model(spec.model, make)
