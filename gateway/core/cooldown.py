@@ -86,8 +86,7 @@ class _Note:
 class Cooldowns:
     """What rests until when: a key of a candidate, a key everywhere, or a candidate with all its keys.
 
-    A rest is firm if the provider asked for it or if only somebody's work can end it; otherwise it is our
-    own guess, which may be overridden.
+    A rest is firm if the provider asked for it; otherwise it is our own guess, which may be overridden.
     """
 
     def __init__(self, policy: CooldownPolicy | None = None) -> None:
@@ -152,7 +151,7 @@ class Cooldowns:
     def _rest(self, failure: Failure, streak: int, asked: float | None) -> tuple[float, bool]:
         policy = self._policy
         if failure in (Failure.AUTH, Failure.BILLING, Failure.MODEL_NOT_FOUND):
-            return policy.key_s, True
+            return policy.key_s, False
         if asked is not None and asked > 0:
             return min(asked, policy.longest_s), True
         return min(policy.first_s * 2 ** min(streak - 1, 30), policy.most_s), False

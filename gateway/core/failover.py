@@ -22,7 +22,13 @@ _OF_KEY = frozenset({Failure.AUTH, Failure.BILLING, Failure.RATE_LIMIT})
 """Failures that say nothing about another key of the same model."""
 _KEY_OUT = frozenset({Failure.AUTH, Failure.BILLING})
 _CANDIDATE_OUT = frozenset(
-    {Failure.MODEL_NOT_FOUND, Failure.REJECTED, Failure.CONTEXT_OVERFLOW, Failure.REFUSAL}
+    {
+        Failure.MODEL_NOT_FOUND,
+        Failure.REJECTED,
+        Failure.CONTEXT_OVERFLOW,
+        Failure.REFUSAL,
+        Failure.UNKNOWN,
+    }
 )
 """The same request would fail in the same way again."""
 

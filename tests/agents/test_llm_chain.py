@@ -17,7 +17,8 @@ from pydantic_ai import exceptions as failures
 from pydantic_ai.messages import PartDeltaEvent, PartStartEvent, TextPart, TextPartDelta
 
 from gateway.agents.llmspec import ModelSpec
-from gateway.agents.workers.chain import ChainError, ChainModel, Restarted, Shared, key_name
+from gateway.agents.workers.chain import ChainModel, Restarted, Shared, key_name
+from gateway.agents.workers.llm_errors import ChainExhausted
 from gateway.agents.workers.models import Candidate, build_model
 from gateway.core.cooldown import Cooldowns, Failure
 from gateway.core.failover import Policy
@@ -74,7 +75,7 @@ class Talk:
             self.shared,
             notify=self.notify,
             chosen=lambda each: self.asked.append(key_name(each)),
-            spent=lambda each, usage: self.spent.append(usage.input_tokens),
+            spent=lambda each, response: self.spent.append(response.usage.input_tokens),
         )
         self.text = ""
         async with Agent(chain).run_stream_events("hello") as events:
@@ -121,7 +122,7 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> Deferred[None]:
         (Behaviour(words=("x",), cut_after=0), "server_error", 0),
         (Behaviour(words=("some ", "words"), cut_after=1), "server_error", 1),
         (Behaviour(words=("some ", "words"), stall_after=1), "timeout", 1),
-        (Behaviour(words=("some ", "words"), malformed_after=1), "unknown", 1),
+        (Behaviour(words=("some ", "words"), malformed_after=1), "server_error", 1),
     ],
 )
 def test_each_failure_goes_on_with_the_next_model(
@@ -220,7 +221,7 @@ def test_if_all_fail_each_is_named() -> Deferred[None]:
             FakeProvider(fails(404, "what model?")) as two,
         ):
             talk = Talk()
-            with pytest.raises(ChainError) as caught:
+            with pytest.raises(ChainExhausted) as caught:
                 await talk.ask(candidate(one, "a"), candidate(two, "b"))
 
             assert caught.value.failure is Failure.AUTH
@@ -244,7 +245,7 @@ def test_the_time_is_bounded() -> Deferred[None]:
         ):
             talk = Talk(policy)
             began = asyncio.get_running_loop().time()
-            with pytest.raises(ChainError) as caught:
+            with pytest.raises(ChainExhausted) as caught:
                 await talk.ask(candidate(one, "a"), candidate(two, "b"))
 
             assert asyncio.get_running_loop().time() - began < 3
@@ -297,7 +298,7 @@ def test_a_refusal_stays_unless_the_policy_says_otherwise() -> Deferred[None]:
         refuses = Behaviour(words=(), finish="content_filter")
         async with FakeProvider(refuses) as one, FakeProvider(OK) as two:
             talk = Talk()
-            with pytest.raises((failures.ContentFilterError, ChainError)):
+            with pytest.raises((failures.ContentFilterError, ChainExhausted)):
                 await talk.ask(candidate(one, "a"), candidate(two, "b"))
             assert two.requests == []
 

@@ -91,7 +91,7 @@ def test_what_follows_the_first_failure(failure: Failure, then: object) -> None:
         (Failure.TIMEOUT, ("a", "k1", 2.0)),
         (Failure.CONNECTION, ("a", "k1", 2.0)),
         (Failure.EMPTY_RESPONSE, ("a", "k1", 2.0)),
-        (Failure.UNKNOWN, ("a", "k1", 0.0)),
+        (Failure.UNKNOWN, "unknown"),
         (Failure.AUTH, "auth"),
         (Failure.BILLING, "billing"),
         (Failure.MODEL_NOT_FOUND, "model_not_found"),

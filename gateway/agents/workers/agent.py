@@ -21,6 +21,7 @@ from gateway.agents.workers.content import gateway_meta, past_turns, text_of, us
 from gateway.agents.workers.conversation import Conversation
 from gateway.agents.workers.instructions import workspace_instructions
 from gateway.agents.workers.models import Candidate, choose, thinking_settings
+from gateway.agents.workers.recovery import Recovery
 from gateway.agents.workers.store import ConversationStore, UnknownConversation
 from gateway.agents.workers.tools import build_tools
 from gateway.agents.workers.toolservers import ServerPool, session_servers
@@ -44,6 +45,7 @@ class LlmAgent:
         self._spec = spec
         self._candidates = tuple(candidates)
         self._secrets = secrets
+        self._recovery = Recovery(spec, secrets.all())
         self._workspace = Workspace(spec.workspace or Path.cwd())
         self._agent: Agent[Any, str] = Agent(
             candidates[0].model, deps_type=object, instructions=spec.system_prompt
@@ -69,7 +71,9 @@ class LlmAgent:
                     "embeddedContext": False,
                 },
                 "mcpCapabilities": {"http": True, "sse": True},
-                "_meta": {"gateway": {"history": True, "events": True, "steer": True}},
+                "_meta": {
+                    "gateway": {"history": True, "events": True, "steer": True, "compact": True}
+                },
             },
             "agentInfo": {"name": "gateway-llm", "title": "Model worker", "version": __version__},
             "authMethods": [],
@@ -118,6 +122,7 @@ class LlmAgent:
             settings=thinking_settings(text_of(meta, "thinking")),
             max_requests=self._spec.max_requests,
             secrets=self._secrets.all(),
+            recovery=self._recovery,
         )
         turn = Turn(self._agent, conversation, candidates, client, options)
         self._turns[session_id] = turn
@@ -138,7 +143,34 @@ class LlmAgent:
                     user_content(params.get("prompt"), images=turn.current.images)
                 )
             }
+        if method == "_gateway/compact":
+            return await self._compact(params, client)
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
+
+    async def _compact(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
+        """Shorten a conversation because somebody asks; ``{}`` if there is nothing to shorten."""
+        session_id = params.get("sessionId")
+        conversation = self._sessions.get(str(session_id))
+        if conversation is None:
+            raise RpcError(NOT_FOUND, "no such session")
+        if session_id in self._turns:
+            raise RpcError(INVALID_PARAMS, "a turn of this session is going on")
+
+        async def notify(stream: str, data: dict[str, Any]) -> None:
+            told = {"sessionId": session_id, "stream": stream, "data": data}
+            await client.notify("_gateway/event", told)
+
+        candidates = choose(self._candidates, text_of(gateway_meta(params), "model"))
+        done = await self._recovery.compact(
+            conversation,
+            candidates,
+            notify=notify,
+            instructions=text_of(params, "instructions"),
+        )
+        if done is None:
+            return {}
+        await self._save(conversation)
+        return done.shape()
 
     async def close(self) -> None:
         """End what was started for its tools."""

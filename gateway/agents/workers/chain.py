@@ -17,7 +17,6 @@ from datetime import datetime
 from typing import Any, NoReturn, Protocol
 
 from pydantic_ai.exceptions import (
-    AgentRunError,
     ContentFilterError,
     ModelContextWindowExceededError,
     UserError,
@@ -30,13 +29,14 @@ from pydantic_ai.messages import (
     PartStartEvent,
     TextPart,
 )
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.usage import RequestUsage
 
 from gateway.agents.workers.faults import EmptyAnswer, Fault, StreamCut, classify
+from gateway.agents.workers.llm_errors import ChainExhausted
 from gateway.agents.workers.models import Candidate
 from gateway.core import failover
 from gateway.core.cooldown import Cooldowns
@@ -46,15 +46,6 @@ Notify = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 class Restarted(PartStartEvent):
     """What was streamed of this request's answer before is void; the answer begins anew."""
-
-
-class ChainError(AgentRunError):
-    """No candidate answered. ``failure`` is the preferred one's, ``cause`` the error that came last."""
-
-    def __init__(self, decision: failover.Exhausted, candidate: Candidate) -> None:
-        super().__init__(decision.message)
-        self.failure = decision.failure
-        self.candidate = candidate
 
 
 class Context(Protocol):
@@ -105,7 +96,7 @@ class ChainModel(WrapperModel):
         *,
         notify: Notify,
         chosen: Callable[[Candidate], None],
-        spent: Callable[[Candidate, RequestUsage], None] | None = None,
+        spent: Callable[[Candidate, ModelResponse], None] | None = None,
         context: Context | None = None,
     ) -> None:
         super().__init__(candidates[0].model)
@@ -154,7 +145,7 @@ class ChainModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        """Return the whole answer. Raises ChainError, or what the only candidate raised."""
+        """Return the whole answer. Raises ChainExhausted, or what the only candidate raised."""
         async with self.request_stream(
             messages, model_settings, model_request_parameters
         ) as stream:
@@ -210,7 +201,7 @@ class ChainRequest:
         self.stream: StreamedResponse | None = None
 
     async def begin(self) -> None:
-        """Try until an answer begins. Raises ChainError, or what the only candidate raised."""
+        """Try until an answer begins. Raises ChainExhausted, or what the only candidate raised."""
         while True:
             decision = self._decide()
             match decision:
@@ -359,7 +350,7 @@ class ChainRequest:
         if self._first is not None:  # it was streaming
             self._since = shared.seconds()
             if self.stream is not None and self._chain.spent is not None:
-                self._chain.spent(candidate, self.stream.usage)
+                self._chain.spent(candidate, self.stream.get())
         self._first = None
         self._error = error
         shared.cooldowns.note(
@@ -399,7 +390,9 @@ class ChainRequest:
         if self._error is not None and len(decision.reasons) == 1:
             raise self._error
         first = self._chain.candidates[0]
-        raise ChainError(decision, first) from self._error
+        raise ChainExhausted(
+            decision.message, decision.failure, first.provider, first.id
+        ) from self._error
 
     async def _tell_step(self, outcome: str, to: str | None) -> None:
         if self._last_step is None:

@@ -58,6 +58,7 @@ _SIZES = (
     re.compile(
         r"token count \((?P<asked>\d+)\) exceeds the maximum number of tokens allowed \((?P<window>\d+)\)"
     ),
+    re.compile(r"contains (?P<asked>\d+) tokens.* (?P<window>\d+) maximum context length"),
     re.compile(r"\((?P<asked>\d+) tokens\).*context size \((?P<window>\d+) tokens\)"),
 )
 """How the providers name the size of the request and that of the window."""
@@ -92,6 +93,8 @@ def classify(error: BaseException, secrets: Sequence[str] = ()) -> Fault:
     if failure is Failure.UNKNOWN and status is not None:
         default = Failure.SERVER_ERROR if status >= 500 else Failure.REJECTED
         failure = _STATUSES.get(status, default)
+    elif failure is Failure.UNKNOWN and isinstance(error, failures.ModelAPIError):
+        failure = Failure.SERVER_ERROR  # such as an answer that can not be read
     if _is_overflow(failure, status, said, name):
         failure = Failure.CONTEXT_OVERFLOW
     retry_after = error.retry_after if isinstance(error, failures.ModelAPIError) else None

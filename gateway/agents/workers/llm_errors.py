@@ -13,6 +13,8 @@ from typing import Any
 from pydantic_ai import exceptions as failures
 
 from gateway.agents.jsonrpc import INTERNAL_ERROR, RpcError
+from gateway.core.cooldown import Failure
+from gateway.core.failover import MESSAGE_CHARS
 
 PREVIEW_CHARS = 300
 
@@ -46,6 +48,8 @@ def provider_error(
         if isinstance(error, type_):
             kind, text = known_kind, known_text
             break
+    if isinstance(error, ChainExhausted):
+        return _exhausted(error, secrets)
     said, type_name = said_by(error)
     if type_name in CONTEXT_TYPES:
         kind, text = "context_length", "the conversation is too long"
@@ -59,6 +63,36 @@ def provider_error(
     if preview:
         data["message"] = preview
         text = f"{text}: {preview}"
+    return RpcError(INTERNAL_ERROR, text, data)
+
+
+class ChainExhausted(failures.AgentRunError):
+    """No model of the chain answered; provider and model are those of the first choice."""
+
+    def __init__(self, message: str, failure: Failure, provider: str, model: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.provider = provider
+        self.model = model
+
+
+_OF_FAILURE = {
+    Failure.RATE_LIMIT: "rate_limit",
+    Failure.BILLING: "rate_limit",
+    Failure.OVERLOADED: "rate_limit",
+    Failure.TIMEOUT: "timeout",
+    Failure.CONTEXT_OVERFLOW: "context_length",
+    Failure.REFUSAL: "refusal",
+}
+
+
+def _exhausted(error: ChainExhausted, secrets: Sequence[str]) -> RpcError:
+    text = _redact(error.message, secrets, MESSAGE_CHARS)
+    kind = _OF_FAILURE.get(error.failure, "unknown")
+    data: dict[str, Any] = {"kind": kind, "provider": error.provider, "model": error.model, "message": text}
+    cause = error.__cause__
+    if isinstance(cause, failures.ModelHTTPError):
+        data["httpStatus"] = cause.status_code
     return RpcError(INTERNAL_ERROR, text, data)
 
 
@@ -78,8 +112,8 @@ def said_by(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, ""
 
 
-def _redact(text: str, secrets: Sequence[str]) -> str:
+def _redact(text: str, secrets: Sequence[str], most: int = PREVIEW_CHARS) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[secret]")
-    return " ".join(text.split())[:PREVIEW_CHARS]
+    return " ".join(text.split())[:most]

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
-from pydantic_ai.usage import RequestUsage
 
 from gateway.agents.llmpolicy import ContextConfig
 from gateway.agents.workers.chain import ChainModel, Shared
@@ -26,7 +25,8 @@ WINDOW_UNKNOWN = 16_000
 TASK = (
     "You shorten conversations. Write a summary of the conversation below that lets an assistant "
     "go on with it: what the user wants, facts, names, numbers and file names that matter, "
-    "decisions, what was done and found, what is still open. No introduction, no comment; at most {words} words."
+    "decisions, what was done and found, what is still open. No introduction, no comment; at most "
+    "{words} words."
 )
 CUT = "[Older messages were left out here; this is what remains of them.]\n"
 
@@ -41,7 +41,7 @@ class Summariser:
         config: ContextConfig,
         sizes: Sizes,
         *,
-        spent: Callable[[Candidate, RequestUsage], None],
+        spent: Callable[[Candidate, ModelResponse], None],
         instructions: str | None = None,
     ) -> None:
         self._candidates = candidates
@@ -93,7 +93,7 @@ class Summariser:
         request = ModelRequest(parts=[UserPromptPart(content=prompt)])
         settings = ModelSettings(max_tokens=tokens)
         response = await chain.request([request], settings, ModelRequestParameters())
-        self._spent(self._asked, response.usage)
+        self._spent(self._asked, response)
         return response.text or ""
 
     def _chose(self, candidate: Candidate) -> None:
