@@ -52,6 +52,7 @@ def fails(
 class FakeProvider:
     """Start it with ``async with``; ``url`` is then its address.
 
+    :ivar special: a text, and how requests that have it in their first message are answered.
     :ivar requests: the bodies it was sent, oldest first.
     :ivar keys: the keys that came with them.
     """
@@ -62,6 +63,7 @@ class FakeProvider:
         self.script = list(script) or [OK]
         self.window = window
         self.overflow = overflow
+        self.special: tuple[str, Behaviour] | None = None
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.closed = 0
@@ -117,7 +119,10 @@ class FakeProvider:
         if self.window is not None and asked > self.window:
             _write_json(writer, 400, self._overflow_body(asked), ())
             return
-        behaviour = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if self.special is not None and self.special[0] in _text(body["messages"][0]["content"]):
+            behaviour = self.special[1]
+        else:
+            behaviour = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if behaviour.wait:
             await asyncio.wait_for(reader.read(1), HOLD_S)
         elif behaviour.status != 200:

@@ -193,6 +193,7 @@ class ChainRequest:
         self._waited = 0.0
         self._since = self._shared.seconds()
         self._error: BaseException | None = None
+        self._may_shorten = True
         self._stack = AsyncExitStack()
         self._events: AsyncIterator[ModelResponseStreamEvent] | None = None
         self._first: ModelResponseStreamEvent | None = None
@@ -249,7 +250,7 @@ class ChainRequest:
             shared.cooldowns,
             now=now,
             waited_s=self._waited + (now - self._since),
-            can_shorten=context is not None and context.can_shorten,
+            can_shorten=self._may_shorten and context is not None and context.can_shorten,
         )
 
     def _known(self) -> dict[str, failover.Candidate]:
@@ -379,6 +380,7 @@ class ChainRequest:
         if advice is None:
             self._last_step = None
         else:
+            self._may_shorten = False
             self._history.append(replace(attempt, detail=advice))
             name = self.candidate.model.model_name
             self._error = ModelContextWindowExceededError(name, advice)

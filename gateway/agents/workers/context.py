@@ -124,7 +124,7 @@ class ContextKeeper:
     ) -> list[ModelMessage]:
         """Return what to send to a candidate. Raises ModelContextWindowExceededError if nothing fits."""
         self._parameters = parameters
-        view = self._follow(messages)
+        view = self._sent = self._follow(messages)
         limits = self._limits(view, candidate)
         while limits is not None and self.can_shorten:
             pieces = self._pieces(view, candidate)
@@ -137,8 +137,7 @@ class ContextKeeper:
                     raise ModelContextWindowExceededError(name, made.message)
                 break  # the estimate may be too high: the model will tell
             await self._carry_out(made, limits, candidate)
-            view = self._view or view
-        self._sent = view
+            view = self._sent = self._view or view
         return view
 
     async def shorten(self, candidate: Candidate, error: BaseException) -> str | None:

@@ -89,7 +89,12 @@ _OF_FAILURE = {
 def _exhausted(error: ChainExhausted, secrets: Sequence[str]) -> RpcError:
     text = _redact(error.message, secrets, MESSAGE_CHARS)
     kind = _OF_FAILURE.get(error.failure, "unknown")
-    data: dict[str, Any] = {"kind": kind, "provider": error.provider, "model": error.model, "message": text}
+    data: dict[str, Any] = {
+        "kind": kind,
+        "provider": error.provider,
+        "model": error.model,
+        "message": text,
+    }
     cause = error.__cause__
     if isinstance(cause, failures.ModelHTTPError):
         data["httpStatus"] = cause.status_code
