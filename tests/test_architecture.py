@@ -39,7 +39,9 @@ LONG_FUNCTIONS = {
 """Functions over 50 lines, and why."""
 
 TESTED_ELSEWHERE = {
+    "agents/acp_access.py": "tests/agents/test_acp_config.py",
     "agents/acp_session.py": "tests/agents/test_acp.py",
+    "agents/processconfig.py": "tests/agents/test_acp_config.py",
     "agents/workers/acp_server.py": "tests/agents/test_llm_worker.py",
     "agents/llmconfig.py": "tests/agents/test_llm.py",
     "agents/llmspec.py": "tests/agents/test_llm.py",
@@ -54,7 +56,7 @@ TESTED_ELSEWHERE = {
     "agents/workers/toolspec.py": "tests/agents/test_llm_tools.py",
     "agents/workers/usage.py": "tests/agents/test_llm_worker.py",
     "agents/workers/conversation.py": "tests/agents/test_llm_worker.py",
-    "agents/workers/llm.py": "tests/integration/test_model_turn.py",
+    "agents/workers/llm.py": "tests/agents/test_llm_process.py",
     "agents/workers/models.py": "tests/agents/test_llm_worker.py",
     "agents/workers/turn.py": "tests/agents/test_llm_worker.py",
     "agents/workers/llm_errors.py": "tests/agents/test_llm_errors.py",

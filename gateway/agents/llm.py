@@ -63,7 +63,7 @@ class LlmFactory:
         env[SPEC_VARIABLE] = _variable(worker_spec(config, environment), f"{key}.system_prompt")
         env[SECRETS_VARIABLE] = _variable(worker_secrets(config, environment), f"{key}.api_key")
         command = Command(WORKER_ARGV, env, workspace(config.cwd, environment))
-        return AcpBackend(command, model_infos(config), environment)
+        return AcpBackend(command, model_infos(config), environment, config)
 
 
 def model_infos(config: LlmConfig) -> tuple[ModelInfo, ...]:
@@ -92,6 +92,8 @@ def worker_spec(config: LlmConfig, environment: BackendEnvironment) -> WorkerSpe
         tools=tuple(config.tools),
         shell=config.shell,
         max_requests=config.max_requests,
+        failover=config.failover,
+        context=config.context,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from gateway.agents.llmpolicy import ContextConfig, FailoverConfig
 from gateway.agents.llmspec import (
     MAX_REQUESTS,
     TOOLS,
@@ -16,7 +17,8 @@ from gateway.agents.llmspec import (
     ToolName,
 )
 from gateway.agents.mcpconfig import SERVERS_MAX, McpServer
-from gateway.config import AgentConfig, Secret
+from gateway.agents.processconfig import ProcessConfig
+from gateway.config import Secret
 from gateway.limits import Table
 
 MAX_MODELS = 16
@@ -70,7 +72,7 @@ class ModelConfig(Table, frozen=True, omit_defaults=True):
         )
 
 
-class LlmConfig(AgentConfig, frozen=True):
+class LlmConfig(ProcessConfig, frozen=True):
     """Models of any provider that pydantic-ai knows, run by the gateway's own worker."""
 
     model: str = ""
@@ -100,13 +102,17 @@ class LlmConfig(AgentConfig, frozen=True):
     cwd: str | None = None
     """Its workspace, the directory that its tools work in; without it workspace/ID in the state directory."""
     workspace_files: bool = True
-    """Whether AGENTS.md, SOUL.md, TOOLS.md, IDENTITY.md, USER.md and MEMORY.md there are read every turn."""
+    """Whether AGENTS.md, SOUL.md, MEMORY.md and the like there are read at the start of every turn."""
     tools: list[ToolName] = msgspec.field(default_factory=lambda: list(TOOLS))
     """Its own tools, beside those of its MCP servers."""
     shell: ShellPolicy = "ask"
     """Whether an operator is asked before a command runs, or none is asked, or there is no shell."""
     max_requests: Annotated[int, Meta(ge=1, le=1000)] = MAX_REQUESTS
     """Requests to the model in one turn, each followed by the tools that it calls."""
+    failover: FailoverConfig = FailoverConfig()
+    """What happens when a model fails."""
+    context: ContextConfig = ContextConfig()
+    """How a conversation is kept within the model's window."""
     mcp_servers: Annotated[dict[str, McpServer], Meta(max_length=SERVERS_MAX)] = {}
     """Servers of the Model Context Protocol whose tools it has."""
 

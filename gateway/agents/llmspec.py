@@ -10,11 +10,11 @@ from typing import Literal
 
 import msgspec
 
+from gateway.agents.launcher import SECRETS_VARIABLE as SECRETS_VARIABLE
 from gateway.agents.llmpolicy import ContextConfig, FailoverConfig
 from gateway.agents.mcpconfig import ResolvedServer
 
 SPEC_VARIABLE = "GATEWAY_LLM_SPEC"
-SECRETS_VARIABLE = "GATEWAY_LLM_KEYS"
 MAX_VARIABLE_BYTES = 120_000
 """Linux takes no environment variable of more than 128 KiB."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,37 @@ def test_a_broken_file_is_an_unknown_session(tmp_path: Path, text: str) -> Defer
     return talk(Model("x"), scenario, state_dir=str(tmp_path))
 
 
+def test_a_session_is_forgotten_when_told(tmp_path: Path) -> Deferred[None]:
+    """A deleted session leaves nothing in the memory nor on the disk; not in the middle of a turn."""
+    wait = asyncio.Event()
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "x")
+        while not client.chunks():
+            await asyncio.sleep(0)
+        assert "error" in await client.ask("_gateway/forget", {"sessionId": session_id})
+        wait.set()
+        await client.answer(id_)
+        folder = tmp_path / "agents" / "main" / "sessions"
+        assert len(list(folder.iterdir())) == 1
+
+        assert (await client.ask("_gateway/forget", {"sessionId": session_id}))["result"] == {}
+        assert list(folder.iterdir()) == []
+        answer = await client.answer(client.prompt(session_id, "x"))
+        assert answer["error"]["code"] == -32002
+
+    return talk(Model("a", wait), scenario, state_dir=str(tmp_path))
+
+
 def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
     """The conversation that was written longest ago goes first."""
     store = ConversationStore(tmp_path)
+    now = time.time()
     for number in range(MAX_FILES + 1):
         path = tmp_path / f"{number:032x}.json"
         path.write_text("{}")
-        os.utime(path, (number, number))
+        os.utime(path, (now - 9000 + number, now - 9000 + number))
 
     store.save(Conversation("f" * 32))
 
@@ -82,6 +108,11 @@ def test_the_number_of_files_is_bounded(tmp_path: Path) -> None:
     assert f"{1:032x}" not in names
     assert json.loads((tmp_path / f"{'f' * 32}.json").read_text())["turns"] == []
     assert store.load("f" * 32).messages() == []
+
+    for path in tmp_path.iterdir():
+        os.utime(path, (now - 91 * 86_400, now - 91 * 86_400))
+    store.save(Conversation("e" * 32))
+    assert [path.stem for path in tmp_path.iterdir()] == ["e" * 32]
 
 
 def test_a_conversation_that_is_too_large_is_not_kept(

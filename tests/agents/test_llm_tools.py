@@ -209,6 +209,7 @@ def test_a_command_runs_when_it_is_allowed(tmp_path: Path) -> Deferred[None]:
         session_id = await client.open()
         id_ = client.prompt(session_id, "count")
         question = await permission(client)
+        assert client.updates("tool_call")[0]["toolCallId"] == "call-1"
         params = question["params"]
         assert params["sessionId"] == session_id
         assert params["toolCall"]["title"] == "echo $((6*7)); pwd"

@@ -163,7 +163,7 @@ def test_one_turn_at_a_time() -> Deferred[None]:
     ("method", "params", "code"),
     [
         ("fs/read", {}, -32601),
-        ("session/load", {"sessionId": "x"}, -32601),
+        ("session/load", {"sessionId": "x"}, -32002),
         ("session/load", {}, -32602),
         ("_gateway/unknown", {}, -32601),
         ("session/prompt", {}, -32602),
@@ -412,6 +412,44 @@ def test_a_steered_message_outlives_an_abort() -> Deferred[None]:
     return talk(model, scenario)
 
 
+def test_a_steered_message_outlives_a_failure() -> Deferred[None]:
+    """What was accepted for a turn that then failed is there in the next one."""
+    wait = asyncio.Event()
+    model = Model("fine", steps=[["half", wait, RuntimeError("gone")]])
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "begin")
+        while not client.chunks():
+            await asyncio.sleep(0)
+        prompt = [{"type": "text", "text": "rather this"}]
+        await client.ask("_gateway/steer", {"sessionId": session_id, "prompt": prompt})
+        wait.set()
+        assert "error" in await client.answer(id_)
+
+        await client.answer(client.prompt(session_id, "next"))
+        said = [text for role, text in model.texts() if role == "user"]
+        assert said == ["begin", "rather this", "next"]
+
+    return talk(model, scenario)
+
+
+def test_a_silent_turn_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """While a model thinks for long, the gateway hears that the process lives."""
+    monkeypatch.setattr("gateway.agents.workers.turn.ALIVE_S", 0.01)
+    wait = asyncio.Event()
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "x")
+        sign = await client.seen(lambda message: message.get("method") == "_gateway/alive", 2)
+        assert sign["params"] == {"sessionId": session_id}
+        wait.set()
+        await client.answer(id_)
+
+    return talk(Model(wait, "done"), scenario)
+
+
 def test_a_summary_stands_for_what_was_before() -> Deferred[None]:
     """A transcript's summary is what the model is told first; the turns before it are gone."""
     model = Model("answer")
@@ -464,5 +502,6 @@ def test_models_of_other_providers_are_made(name: str, library: str) -> None:
     model = build_model(ModelSpec(model=name, thinking="low"), "sk-1")
 
     assert model.model_name == name.partition(":")[2]
-    assert model.settings == {"thinking": "low"}
+    cached = {"cache": True} if name.startswith(("anthropic", "openrouter")) else {}
+    assert model.settings == {"thinking": "low"} | cached
     assert getattr(getattr(model, "client", None), "max_retries", 0) == 0

@@ -115,6 +115,20 @@ async def test_a_turn_of_a_real_model(llama: str, serving: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_files_of_the_workspace_reach_a_real_model(
+    llama: str, serving: Serve, tmp_path: Path
+) -> None:
+    """What AGENTS.md says is part of the next request, from the turn after it was written."""
+    async with serving(llama, max_tokens=3, tools=[]) as backend:
+        plain = await backend.start(run_request("Hello"), RecordingSink())
+        (tmp_path / "workspace" / "main" / "AGENTS.md").write_text("Always rhyme. " * 20)
+        other = run_request("Hello", session_key="agent:main:other", session_id="session-2")
+        told = await backend.start(other, RecordingSink())
+
+    assert told.usage.input_tokens > plain.usage.input_tokens + 60
+
+
+@pytest_twisted.ensureDeferred
 async def test_abort_in_the_middle_stops_the_model(llama: str, serving: Serve) -> None:
     """An abort ends the run at once and the model server's work soon after; the next turn is answered."""
     async with serving(llama) as backend:

@@ -30,6 +30,8 @@ from gateway.workspace import Workspace
 
 MAX_SESSIONS = 256
 """More than the gateway remembers of one process, so that it never asks for a forgotten one."""
+EXTENSIONS = ("history", "events", "steer", "forget", "compact")
+"""What of the gateway's own part of the protocol it takes."""
 
 
 class LlmAgent:
@@ -72,7 +74,7 @@ class LlmAgent:
                 },
                 "mcpCapabilities": {"http": True, "sse": True},
                 "_meta": {
-                    "gateway": {"history": True, "events": True, "steer": True, "compact": True}
+                    "gateway": dict.fromkeys(EXTENSIONS, True),
                 },
             },
             "agentInfo": {"name": "gateway-llm", "title": "Model worker", "version": __version__},
@@ -93,14 +95,7 @@ class LlmAgent:
         session_id = params.get("sessionId")
         if not isinstance(session_id, str):
             raise RpcError(INVALID_PARAMS, "sessionId is missing")
-        conversation = self._sessions.get(session_id)
-        if conversation is None:
-            if self._store is None:
-                raise RpcError(METHOD_NOT_FOUND, "this agent keeps no sessions")
-            try:
-                conversation = await asyncio.to_thread(self._store.load, session_id)
-            except UnknownConversation as error:
-                raise RpcError(NOT_FOUND, f"the session can not be loaded: {error}") from None
+        conversation = await self._load(session_id)
         conversation.servers = tuple(session_servers(params.get("mcpServers")))
         self._remember(conversation)
         return {}
@@ -134,23 +129,24 @@ class LlmAgent:
 
     async def extension(self, method: str, params: dict[str, Any], client: Client) -> Any:
         """Answer what only the gateway asks."""
+        session_id = str(params.get("sessionId"))
         if method == "_gateway/steer":
-            turn = self._turns.get(str(params.get("sessionId")))
+            turn = self._turns.get(session_id)
             if turn is None:
                 return {"accepted": False}
-            return {
-                "accepted": turn.steer(
-                    user_content(params.get("prompt"), images=turn.current.images)
-                )
-            }
+            content = user_content(params.get("prompt"), images=turn.current.images)
+            return {"accepted": turn.steer(content)}
+        if method == "_gateway/forget":
+            return await self._forget(session_id)
         if method == "_gateway/compact":
-            return await self._compact(params, client)
+            return await self._compact(session_id, params, client)
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
 
-    async def _compact(self, params: dict[str, Any], client: Client) -> dict[str, Any]:
+    async def _compact(
+        self, session_id: str, params: dict[str, Any], client: Client
+    ) -> dict[str, Any]:
         """Shorten a conversation because somebody asks; ``{}`` if there is nothing to shorten."""
-        session_id = params.get("sessionId")
-        conversation = self._sessions.get(str(session_id))
+        conversation = self._sessions.get(session_id)
         if conversation is None:
             raise RpcError(NOT_FOUND, "no such session")
         if session_id in self._turns:
@@ -175,6 +171,32 @@ class LlmAgent:
     async def close(self) -> None:
         """End what was started for its tools."""
         await self._servers.close()
+
+    async def _forget(self, session_id: str) -> dict[str, Any]:
+        """Remove a session, from the disk as well."""
+        if session_id in self._turns:
+            raise RpcError(INVALID_PARAMS, "a turn of this session is going on")
+        self._sessions.pop(session_id, None)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.remove, session_id)
+        return {}
+
+    async def _load(self, session_id: str) -> Conversation:
+        """Return a session as it is on the disk: another process may have gone on with it."""
+        known = self._sessions.get(session_id)
+        if known is not None and (self._store is None or session_id in self._turns):
+            return known
+        if self._store is None:
+            raise RpcError(NOT_FOUND, "this agent keeps no sessions")
+        try:
+            found = await asyncio.to_thread(self._store.load, session_id)
+        except UnknownConversation as error:
+            if known is not None:
+                return known
+            raise RpcError(NOT_FOUND, f"the session can not be loaded: {error}") from None
+        if known is not None:
+            found.allowed = known.allowed
+        return found
 
     async def _instructions(self, extra: str | None) -> str | None:
         """Return what a turn's instructions are beside the system prompt."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from gateway.workspace import Refused, Workspace, WorkspaceError
 
-WORKSPACE_FILES = ("AGENTS.md", "SOUL.md", "TOOLS.md", "IDENTITY.md", "USER.md", "MEMORY.md")
+WORKSPACE_FILES = (
+    "AGENTS.md",
+    "SOUL.md",
+    "TOOLS.md",
+    "IDENTITY.md",
+    "USER.md",
+    "HEARTBEAT.md",
+    "BOOTSTRAP.md",
+    "MEMORY.md",
+)
 FILE_CHARS = 20_000
 TOTAL_CHARS = 60_000
 READ_BYTES = 256 * 1024

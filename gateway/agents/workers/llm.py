@@ -16,6 +16,7 @@ import sys
 
 import msgspec
 
+from gateway.agents.launcher import forget
 from gateway.agents.llmspec import SECRETS_VARIABLE, SPEC_VARIABLE, WorkerSecrets, WorkerSpec
 from gateway.agents.workers.acp_server import serve_stdio, take_stdout
 from gateway.agents.workers.agent import LlmAgent
@@ -26,7 +27,7 @@ def main() -> None:
     """Run the worker until its standard input ends."""
     stdout = take_stdout()
     try:
-        secrets = msgspec.json.decode(os.environ.pop(SECRETS_VARIABLE, "{}"), type=WorkerSecrets)
+        secrets = msgspec.json.decode(take_secret(SECRETS_VARIABLE) or "{}", type=WorkerSecrets)
         spec = msgspec.json.decode(os.environ.pop(SPEC_VARIABLE, ""), type=WorkerSpec)
     except msgspec.DecodeError as error:
         sys.exit(f"the gateway starts this program, with {SPEC_VARIABLE} set: {error}")
@@ -35,6 +36,14 @@ def main() -> None:
     except Exception as error:
         sys.exit(f"the model can not be made: {type(error).__name__}: {error}")
     asyncio.run(_serve(LlmAgent(spec, candidates, secrets), stdout))
+
+
+def take_secret(name: str) -> str | None:
+    """Return an environment variable and remove it, also from what other programs can read of this one."""
+    value = os.environ.get(name)
+    forget(name)
+    os.environ.pop(name, None)
+    return value
 
 
 async def _serve(agent: LlmAgent, stdout: int) -> None:

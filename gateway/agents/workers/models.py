@@ -12,6 +12,8 @@ from pydantic_ai.settings import ModelSettings, ThinkingEffort
 from gateway.agents.jsonrpc import INVALID_PARAMS, RpcError
 from gateway.agents.llmspec import ModelSpec, WorkerSecrets, WorkerSpec
 
+CACHED = ("anthropic", "openrouter")
+"""Providers that cache a prompt only when told to; an agent sends the same beginning again and again."""
 OLLAMA_URL = "http://127.0.0.1:11434/v1"
 
 
@@ -86,6 +88,8 @@ def model_settings(spec: ModelSpec) -> ModelSettings:
         settings["temperature"] = spec.temperature
     if spec.thinking is not None:
         settings["thinking"] = False if spec.thinking == "off" else spec.thinking
+    if spec.provider in CACHED:
+        settings["cache"] = True
     return settings
 
 

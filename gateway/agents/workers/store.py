@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from gateway.agents.workers.conversation import Conversation
 VERSION = 1
 MAX_FILES = 500
 """Conversations that are kept; beyond, the one that was written longest ago is forgotten."""
+MAX_AGE_S = 90 * 86_400
+"""A conversation that was not written for so long is forgotten."""
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -83,17 +86,25 @@ class ConversationStore:
         summary = shape.get("summary")
         return Conversation(session_id, summary if isinstance(summary, str) else None, turns)
 
+    def remove(self, session_id: str) -> None:
+        """Remove a conversation; there may be none."""
+        with suppress(UnknownConversation, OSError):
+            self._path(session_id).unlink(missing_ok=True)
+
     def _path(self, session_id: str) -> Path:
         if not _ID.fullmatch(session_id):
             raise UnknownConversation("no such session")
         return self._directory / f"{session_id}.json"
 
     def _prune(self) -> None:
-        """Forget the oldest files over the cap, and what a crash left behind."""
+        """Forget old files, the oldest over the cap, and what a crash left behind."""
         files = []
         with os.scandir(self._directory) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    files.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.path))
-        for _, path in sorted(files)[: max(0, len(files) - MAX_FILES)]:
-            Path(path).unlink(missing_ok=True)
+                    files.append((entry.stat(follow_symlinks=False).st_mtime, entry.path))
+        files.sort()
+        oldest = time.time() - MAX_AGE_S
+        for number, (written, path) in enumerate(files):
+            if number < len(files) - MAX_FILES or written < oldest:
+                Path(path).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,9 @@ class ToolServer(AbstractToolset[Any]):
     async def _keep(self, ready: asyncio.Future[MCPToolset[Any]]) -> None:
         """Hold the connection until nobody has used it for long."""
         try:
+            if find_spec("fastmcp") is not None:
+                # Seconds of imports: not in the loop, where other turns go on.
+                await asyncio.to_thread(import_module, "pydantic_ai.mcp")
             toolset = make_toolset(self._server, self._cwd)
             async with toolset:
                 if not ready.done():

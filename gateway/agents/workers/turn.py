@@ -53,6 +53,8 @@ PERMISSION_OPTIONS = [
 ]
 MAX_STEERED = 32
 """Messages that may wait for the next request of a turn."""
+ALIVE_S = 15.0
+"""A turn that goes on gives a sign of life so often; the gateway kills a process that is silent for long."""
 STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 
 
@@ -198,6 +200,7 @@ class Turn:
     async def run(self, content: list[UserContent]) -> dict[str, Any]:
         """Run it, streaming the answer; return the answer to the prompt. Raises RpcError."""
         options = self._options
+        alive = asyncio.create_task(self._live())
         try:
             async with self._agent.run_stream_events(
                 content,
@@ -226,6 +229,14 @@ class Turn:
             ) from error
         finally:
             self._over = True
+            alive.cancel()
+
+    async def _live(self) -> None:
+        """Show that this process lives, however long a model thinks or a tool works without a word."""
+        while True:
+            await asyncio.sleep(ALIVE_S)
+            told = {"sessionId": self.conversation.session_id}
+            await self._client.notify("_gateway/alive", told)
 
     async def _watch(self, events: AgentRunEvents[str]) -> dict[str, Any]:
         try:
@@ -236,8 +247,11 @@ class Turn:
             return self._answer("max_turn_requests")
         except Exception:
             messages = _new_messages(events)
-            if any(isinstance(part, ToolReturnPart) for each in messages for part in each.parts):
-                # What tools have done stays done: the next turn has to know it.
+            tools = any(
+                isinstance(part, ToolReturnPart) for each in messages for part in each.parts
+            )
+            if tools or self._steered.early or self._steered.waiting:
+                # What tools have done stays done, and what was accepted stays said.
                 self._keep(messages)
             raise
         messages = events.new_messages()
