@@ -17,7 +17,8 @@ from pydantic_ai import exceptions as failures
 from pydantic_ai.messages import PartDeltaEvent, PartStartEvent, TextPart, TextPartDelta
 
 from gateway.agents.llmspec import ModelSpec
-from gateway.agents.workers.chain import ChainModel, Restarted, Shared, key_name
+from gateway.agents.workers.attempts import Chain, Restarted, Shared, key_name
+from gateway.agents.workers.chain import ChainModel
 from gateway.agents.workers.llm_errors import ChainExhausted
 from gateway.agents.workers.models import Candidate, build_model
 from gateway.core.cooldown import Cooldowns, Failure
@@ -71,11 +72,13 @@ class Talk:
 
     async def ask(self, *candidates: Candidate) -> str:
         chain = ChainModel(
-            candidates,
-            self.shared,
-            notify=self.notify,
-            chosen=lambda each: self.asked.append(key_name(each)),
-            spent=lambda each, response: self.spent.append(response.usage.input_tokens),
+            Chain(
+                candidates,
+                self.shared,
+                self.notify,
+                lambda each: self.asked.append(key_name(each)),
+                spent=lambda each, response: self.spent.append(response.usage.input_tokens),
+            )
         )
         self.text = ""
         async with Agent(chain).run_stream_events("hello") as events:

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pydantic_ai.messages import ModelResponse
 
 from gateway.agents.llmspec import WorkerSpec
-from gateway.agents.workers.chain import ChainModel, Shared
+from gateway.agents.workers.attempts import Chain, Shared
+from gateway.agents.workers.chain import ChainModel
 from gateway.agents.workers.context import Compacted, ContextKeeper, Notify, Sizes
 from gateway.agents.workers.conversation import Conversation
 from gateway.agents.workers.models import Candidate
@@ -49,7 +50,7 @@ class Recovery:
             compacted=compacted,
         )
         return ChainModel(
-            candidates, self.shared, notify=notify, chosen=chosen, spent=spent, context=keeper
+            Chain(tuple(candidates), self.shared, notify, chosen, spent=spent, context=keeper)
         )
 
     async def compact(

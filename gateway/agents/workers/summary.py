@@ -12,7 +12,8 @@ from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 
 from gateway.agents.llmpolicy import ContextConfig
-from gateway.agents.workers.chain import ChainModel, Shared
+from gateway.agents.workers.attempts import Chain, Shared
+from gateway.agents.workers.chain import ChainModel
 from gateway.agents.workers.context import Sizes
 from gateway.agents.workers.models import Candidate
 from gateway.agents.workers.transcript import as_text, chunks, cut_bytes, middle_out
@@ -75,9 +76,7 @@ class Summariser:
             most = max(60, size * MAX_CHUNKS // max(1, len(messages)) // 2)
             parts = chunks(as_text(messages, most), size)[-MAX_CHUNKS:]
         ordered = (candidate, *(each for each in self._candidates if each is not candidate))
-        chain = ChainModel(
-            ordered, self._shared, notify=_silent, chosen=self._chose, spent=self._spent
-        )
+        chain = ChainModel(Chain(ordered, self._shared, _silent, self._chose, spent=self._spent))
         summary = ""
         for part in parts:
             before = f"[Summary of what was before]\n{summary}\n\n" if summary else ""

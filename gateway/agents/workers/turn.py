@@ -36,7 +36,7 @@ from pydantic_ai.usage import UsageLimits
 
 from gateway.agents.jsonrpc import RpcError
 from gateway.agents.workers.acp_server import Client
-from gateway.agents.workers.chain import Restarted
+from gateway.agents.workers.attempts import Restarted
 from gateway.agents.workers.content import chunk
 from gateway.agents.workers.context import Compacted
 from gateway.agents.workers.conversation import Conversation
