@@ -309,6 +309,7 @@ class ChainRequest:
             self._history.append(replace(attempt, detail=advice))
             name = self.candidate.model.model_name
             self._error = ModelContextWindowExceededError(name, advice)
+            self._error.__cause__ = error
         self._since += self._shared.seconds() - began
 
     async def _give_up(self, decision: failover.Exhausted) -> NoReturn:

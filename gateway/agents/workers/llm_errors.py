@@ -54,9 +54,10 @@ def provider_error(
     if type_name in CONTEXT_TYPES:
         kind, text = "context_length", "the conversation is too long"
     data: dict[str, Any] = {"kind": kind, "provider": provider, "model": model}
-    if isinstance(error, failures.ModelHTTPError):
-        data["httpStatus"] = error.status_code
-        text = f"{text} (HTTP {error.status_code})"
+    http = error if isinstance(error, failures.ModelHTTPError) else error.__cause__
+    if isinstance(http, failures.ModelHTTPError):
+        data["httpStatus"] = http.status_code
+        text = f"{text} (HTTP {http.status_code})"
     if type_name:
         data["providerErrorType"] = type_name[:PREVIEW_CHARS]
     preview = _redact(said, secrets)
