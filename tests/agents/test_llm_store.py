@@ -33,6 +33,7 @@ def test_a_conversation_survives_the_worker(tmp_path: Path) -> Deferred[None]:
     async def before(client: Client) -> None:
         hello = (await client.ask("initialize", {"protocolVersion": 1}))["result"]
         assert hello["agentCapabilities"]["loadSession"] is True
+        assert hello["agentCapabilities"]["sessionCapabilities"] == {"close": {}, "resume": {}}
         session_id = await client.open(history=[{"role": "summary", "text": "cats"}])
         await client.answer(client.prompt(session_id, "list it"))
         opened.append(session_id)
@@ -40,6 +41,9 @@ def test_a_conversation_survives_the_worker(tmp_path: Path) -> Deferred[None]:
     async def after(client: Client) -> None:
         params = {"sessionId": opened[0], "cwd": "/", "mcpServers": []}
         assert (await client.ask("session/load", params))["result"] == {}
+        assert (await client.ask("session/close", params))["result"] == {}
+        assert "error" in await client.answer(client.prompt(opened[0], "closed"))
+        assert (await client.ask("session/resume", params))["result"] == {}
         await client.answer(client.prompt(opened[0], "and now?"))
         assert returns(second) == [("success", "[empty]")]
         texts = [text for _, text in second.texts()]
@@ -77,7 +81,8 @@ def test_a_session_is_forgotten_when_told(tmp_path: Path) -> Deferred[None]:
         id_ = client.prompt(session_id, "x")
         while not client.chunks():
             await asyncio.sleep(0)
-        assert "error" in await client.ask("_gateway/forget", {"sessionId": session_id})
+        for method in ("_gateway/forget", "session/close"):
+            assert "error" in await client.ask(method, {"sessionId": session_id})
         wait.set()
         await client.answer(id_)
         folder = tmp_path / "agents" / "main" / "sessions"

@@ -333,6 +333,8 @@ def test_a_turn_has_so_many_requests(tmp_path: Path) -> Deferred[None]:
         answer = await client.answer(client.prompt(session_id, "go"))
         assert answer["result"]["stopReason"] == "max_turn_requests"
         assert len(model.asked) == 3
+        ids = [each["toolCallId"] for each in client.updates("tool_call_update")]
+        assert ids == ["call-1", "call-1-2", "call-1-3"]
         assert answer["result"]["_meta"]["gateway"]["usage"]["inputTokens"] > 0
 
         model.words = ("enough",)

@@ -412,6 +412,25 @@ def test_a_steered_message_outlives_an_abort() -> Deferred[None]:
     return talk(model, scenario)
 
 
+def test_a_turn_that_was_cancelled_in_its_beginning_is_remembered() -> Deferred[None]:
+    """The next turn knows what the user had said, though no model was asked."""
+    model = Model(asyncio.Event())
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "first")
+        while not model.asked:
+            await asyncio.sleep(0)
+        client.cancel(session_id)
+        await client.answer(id_)
+
+        model.words = ("fine",)
+        await client.answer(client.prompt(session_id, "second"))
+        assert model.texts() == [("user", "first"), ("user", "second")]
+
+    return talk(model, scenario)
+
+
 def test_a_steered_message_outlives_a_failure() -> Deferred[None]:
     """What was accepted for a turn that then failed is there in the next one."""
     wait = asyncio.Event()

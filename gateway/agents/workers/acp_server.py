@@ -59,7 +59,10 @@ class AcpAgent(Protocol):
         """Answer ``session/new``."""
 
     async def load_session(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Answer ``session/load``."""
+        """Answer ``session/load`` and ``session/resume``: nothing of the conversation is told again."""
+
+    async def close_session(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Answer ``session/close``."""
 
     async def prompt(
         self, session_id: str, params: dict[str, Any], client: Client
@@ -142,8 +145,10 @@ class AcpServer:
                 self._send(encode_result(id_, agent.initialize(params)))
             elif method == "session/new":
                 self._start(id_, lambda: agent.new_session(params))
-            elif method == "session/load":
+            elif method in ("session/load", "session/resume"):
                 self._start(id_, lambda: agent.load_session(params))
+            elif method == "session/close":
+                self._start(id_, lambda: agent.close_session(params))
             elif method == "session/prompt":
                 self._start_turn(id_, params)
             elif method.startswith("_"):

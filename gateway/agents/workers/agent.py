@@ -72,6 +72,8 @@ class LlmAgent:
                     "audio": False,
                     "embeddedContext": False,
                 },
+                "sessionCapabilities": {"close": {}}
+                | ({} if self._store is None else {"resume": {}}),
                 "mcpCapabilities": {"http": True, "sse": True},
                 "_meta": {
                     "gateway": dict.fromkeys(EXTENSIONS, True),
@@ -98,6 +100,13 @@ class LlmAgent:
         conversation = await self._load(session_id)
         conversation.servers = tuple(session_servers(params.get("mcpServers")))
         self._remember(conversation)
+        return {}
+
+    async def close_session(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Let go of a session's memory; its file stays. Raises RpcError in the middle of a turn."""
+        session_id = str(params.get("sessionId"))
+        self._check_idle(session_id)
+        self._sessions.pop(session_id, None)
         return {}
 
     async def prompt(
@@ -174,12 +183,15 @@ class LlmAgent:
 
     async def _forget(self, session_id: str) -> dict[str, Any]:
         """Remove a session, from the disk as well."""
-        if session_id in self._turns:
-            raise RpcError(INVALID_PARAMS, "a turn of this session is going on")
+        self._check_idle(session_id)
         self._sessions.pop(session_id, None)
         if self._store is not None:
             await asyncio.to_thread(self._store.remove, session_id)
         return {}
+
+    def _check_idle(self, session_id: str) -> None:
+        if session_id in self._turns:
+            raise RpcError(INVALID_PARAMS, "a turn of this session is going on")
 
     async def _load(self, session_id: str) -> Conversation:
         """Return a session as it is on the disk: another process may have gone on with it."""

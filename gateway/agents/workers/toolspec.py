@@ -47,12 +47,12 @@ def cut(text: str, limit: int) -> str:
     return f"{head}\n[… {left_out} of {len(text)} characters are left out here …]\n{tail}"
 
 
-def call_report(part: ToolCallPart) -> dict[str, Any]:
+def call_report(part: ToolCallPart, id_: str) -> dict[str, Any]:
     """Return the update that says a tool is called."""
     args = part.args_as_dict()
     report: dict[str, Any] = {
         "sessionUpdate": "tool_call",
-        "toolCallId": part.tool_call_id,
+        "toolCallId": id_,
         "title": title(part.tool_name, args),
         "kind": KINDS.get(part.tool_name, "other"),
         "status": "in_progress",
@@ -64,7 +64,7 @@ def call_report(part: ToolCallPart) -> dict[str, Any]:
     return report
 
 
-def result_report(part: ToolReturnPart) -> dict[str, Any]:
+def result_report(part: ToolReturnPart, id_: str) -> dict[str, Any]:
     """Return the update that says how a call ended; a change of a file with its difference."""
     content: list[dict[str, Any]] = []
     if isinstance(part.metadata, dict) and isinstance(diff := part.metadata.get("diff"), dict):
@@ -73,7 +73,7 @@ def result_report(part: ToolReturnPart) -> dict[str, Any]:
     content.append({"type": "content", "content": {"type": "text", "text": text}})
     return {
         "sessionUpdate": "tool_call_update",
-        "toolCallId": part.tool_call_id,
+        "toolCallId": id_,
         "status": "completed" if part.outcome == "success" else "failed",
         "content": content,
         "_meta": {"gateway": {"toolName": part.tool_name}},

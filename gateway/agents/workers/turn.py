@@ -105,6 +105,7 @@ class Turn:
         self._options = options
         self._context: RunContext[Any] | None = None
         self._steered = _Steered()
+        self._calls: dict[str, int] = {}
         self._over = False
         self._said = 0
 
@@ -174,7 +175,7 @@ class Turn:
         if key in self.conversation.allowed:
             return True
         call = {
-            "toolCallId": what.tool_call_id,
+            "toolCallId": self._call_id(what.tool_call_id),
             "title": what.title,
             "kind": "execute",
             "status": "pending",
@@ -216,7 +217,8 @@ class Turn:
                 return await self._watch(events)
         except asyncio.CancelledError as cancelled:
             state = RunCancelled.from_cancellation(cancelled)
-            self._keep(state.new_messages() if state is not None else [])
+            begun = state.new_messages() if state is not None else []
+            self._keep(begun or [ModelRequest(parts=[UserPromptPart(content=content)])])
             return {"stopReason": "cancelled"}
         except RpcError:
             raise
@@ -275,9 +277,12 @@ class Turn:
             case PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought)):
                 await self._say("agent_thought_chunk", thought or "")
             case FunctionToolCallEvent(part=call):
-                await self._client.update(self.conversation.session_id, call_report(call))
+                self._calls[call.tool_call_id] = self._calls.get(call.tool_call_id, 0) + 1
+                report = call_report(call, self._call_id(call.tool_call_id))
+                await self._client.update(self.conversation.session_id, report)
             case FunctionToolResultEvent(part=result):
-                await self._client.update(self.conversation.session_id, result_report(result))
+                report = result_report(result, self._call_id(result.tool_call_id))
+                await self._client.update(self.conversation.session_id, report)
             case EnqueuedMessagesEvent(enqueue_id=id_):
                 self._steered.waiting.pop(id_, None)
             case _:
@@ -288,6 +293,11 @@ class Turn:
         if self._said:
             await self.notify("assistant", {"takeBack": self._said})
         self._said = 0
+
+    def _call_id(self, id_: str) -> str:
+        """Return what clients know a call by: models that number the calls of each response repeat ids."""
+        number = self._calls.get(id_, 1)
+        return id_ if number == 1 else f"{id_}-{number}"
 
     async def _say(self, kind: str, text: str) -> None:
         if text:
@@ -304,7 +314,7 @@ class Turn:
         """Remember the turn as far as it went, and what it was told but had no time to heed."""
         kept = [each for each in messages if not isinstance(each, ModelResponse) or each.parts]
         missed = [*self._steered.early, *self._steered.waiting.values()]
-        for content in missed if kept else []:
+        for content in missed:
             kept.append(ModelRequest(parts=[UserPromptPart(content=content)]))
         self.conversation.add(kept)
 
