@@ -77,6 +77,13 @@ class Pacer:
         """Whether so much waits that what can be left out should be."""
         return len(self._queue) >= CROWD
 
+    def replace(self, text: str) -> None:
+        """Put ``text`` in the place of the whole answer so far. It is rare, so nothing waits for it."""
+        if self._closed:
+            return
+        self.flush()
+        self._sink.replace(text)
+
     def text(self, piece: str) -> None:
         """Append to the answer, after what was reported before."""
         if self._closed:

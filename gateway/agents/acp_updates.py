@@ -56,7 +56,8 @@ class TurnUpdates:
         self._thinking_due = 0.0
         self._plan: list[Any] = []
         self._usage: dict[str, Any] = {}
-        self._said = ""
+        self._said: list[str] = []
+        self._paragraphs: set[int] = set()
         self._tool_since_text = False
         self.context_tokens: int | None = None
 
@@ -85,6 +86,8 @@ class TurnUpdates:
         """Report what an agent of ours tells in its own words; whether that stream is let through."""
         if not isinstance(data, dict) or not isinstance(stream, str):
             return False
+        if stream == "assistant":
+            return self._take_back(data.get("takeBack"))
         phase = data.get("phase")
         told = isinstance(phase, str) and phase in LIFECYCLE_PHASES
         if stream not in EXTENSION_STREAMS and not (stream == "lifecycle" and told):
@@ -114,12 +117,29 @@ class TurnUpdates:
     def _say(self, text: str) -> None:
         if not text:
             return
-        if self._tool_since_text and self._said and not self._said.isspace():
-            # What an agent says before and after a tool call are paragraphs, not one word.
-            text = "\n\n" + text
+        # What an agent says before and after a tool call are paragraphs, not one word.
+        apart = self._tool_since_text and bool(self._said) and not self._said[-1][-1].isspace()
         self._tool_since_text = False
-        self._said = text[-1]
-        self._pacer.text(text)
+        self._said.append(text)
+        if apart:
+            self._paragraphs.add(len(self._said) - 1)
+        self._pacer.text("\n\n" + text if apart else text)
+
+    def _take_back(self, chars: Any) -> bool:
+        """Forget the newest characters of the answer: an attempt broke off, and another one begins."""
+        if isinstance(chars, bool) or not isinstance(chars, int) or chars <= 0:
+            return False
+        while chars > 0 and self._said:
+            piece = self._said.pop()
+            if len(piece) > chars:
+                self._said.append(piece[:-chars])
+            elif len(self._said) in self._paragraphs:
+                self._paragraphs.discard(len(self._said))
+                self._tool_since_text = True
+            chars -= len(piece)
+        texts = ("\n\n" * (n in self._paragraphs) + text for n, text in enumerate(self._said))
+        self._pacer.replace("".join(texts))
+        return True
 
     def _think(self, text: str) -> None:
         if text:

@@ -92,6 +92,8 @@ def worker_spec(config: LlmConfig, environment: BackendEnvironment) -> WorkerSpe
         tools=tuple(config.tools),
         shell=config.shell,
         max_requests=config.max_requests,
+        failover=config.failover,
+        context=config.context,
     )
 
 

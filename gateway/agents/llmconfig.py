@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from gateway.agents.llmpolicy import ContextConfig, FailoverConfig
 from gateway.agents.llmspec import (
     MAX_REQUESTS,
     TOOLS,
@@ -108,6 +109,10 @@ class LlmConfig(ProcessConfig, frozen=True):
     """Whether an operator is asked before a command runs, or none is asked, or there is no shell."""
     max_requests: Annotated[int, Meta(ge=1, le=1000)] = MAX_REQUESTS
     """Requests to the model in one turn, each followed by the tools that it calls."""
+    failover: FailoverConfig = FailoverConfig()
+    """What happens when a model fails."""
+    context: ContextConfig = ContextConfig()
+    """How a conversation is kept within the model's window."""
     mcp_servers: Annotated[dict[str, McpServer], Meta(max_length=SERVERS_MAX)] = {}
     """Servers of the Model Context Protocol whose tools it has."""
 

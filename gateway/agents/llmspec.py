@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from gateway.agents.launcher import SECRETS_VARIABLE as SECRETS_VARIABLE
+from gateway.agents.llmpolicy import ContextConfig, FailoverConfig
 from gateway.agents.mcpconfig import ResolvedServer
 
 SPEC_VARIABLE = "GATEWAY_LLM_SPEC"
@@ -73,6 +74,8 @@ class WorkerSpec(
     shell: ShellPolicy = "ask"
     max_requests: int = MAX_REQUESTS
     """Requests to the model in one turn, each followed by the tools that it asks for."""
+    failover: FailoverConfig = FailoverConfig()
+    context: ContextConfig = ContextConfig()
 
 
 class WorkerSecrets(

@@ -159,6 +159,27 @@ def test_the_words_of_our_own_agents(turn: Turn, stream: Any, data: Any, told: b
     assert turn.sink.events == ([(stream, data)] if told else [])
 
 
+def test_an_attempt_that_broke_off_is_taken_back(turn: Turn) -> None:
+    """The text of the attempt goes, what was said before it stays, paragraphs included."""
+    turn.say("Let me look.")
+    turn.report("tool_call", toolCallId="1", title="t")
+    for text in ("It ", "is"):
+        turn.say(text)
+    assert turn.updates.event("assistant", {"takeBack": 5}) is True
+    assert turn.sink.parts == ["Let me look."]
+    turn.say("It was.")
+    assert turn.updates.event("assistant", {"takeBack": 1}) is True
+    assert turn.sink.parts == ["Let me look.\n\nIt was"]
+    for odd in ({}, {"takeBack": 0}, {"takeBack": "5"}, {"takeBack": True}):
+        assert turn.updates.event("assistant", odd) is False
+    assert turn.sink.parts == ["Let me look.\n\nIt was"]
+    turn.updates.event("assistant", {"takeBack": 999})
+    assert turn.sink.parts == [""]
+    turn.updates.close()
+    turn.updates.event("assistant", {"takeBack": 1})
+    assert turn.sink.events == [("tool", turn.sink.events[0][1])]
+
+
 def test_what_an_agent_says_of_a_session() -> None:
     """Mode, models, options, commands and title are remembered, the latest of each."""
     facts = SessionFacts()

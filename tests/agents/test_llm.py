@@ -194,6 +194,7 @@ def test_tools_and_servers_of_an_agent(libraries: Path) -> None:
         "web": {"url": "http://127.0.0.1:1/mcp", "headers": {"Authorization": "Bearer sk-6789"}},
     }
     table = MODEL | {"tools": ["read"], "shell": "off", "mcp_servers": servers, "cwd": "/srv/x"}
+    table |= {"failover": {"budget_s": 9, "refusal": True}, "context": {"attempts": 1}}
     reactor = FakeReactor()
     config = decode_agent("main", table, LlmConfig, None)
 
@@ -203,6 +204,9 @@ def test_tools_and_servers_of_an_agent(libraries: Path) -> None:
     spec = worker_spec(config, make_environment(libraries, FakeClock()))
     assert verifyObject(IAgentBackend, backend)
     assert (spec.tools, spec.shell, spec.workspace) == (("read",), "off", "/srv/x")
+    assert (spec.failover.policy().budget_s, spec.failover.policy().failover_refusal) == (9, True)
+    assert spec.context.attempts == 1
+    assert msgspec.json.decode(msgspec.json.encode(spec), type=WorkerSpec) == spec
     assert "sk-" not in msgspec.json.encode(spec).decode()
     assert [server.name for server in secrets.mcp_servers] == ["files", "web"]
     assert {"sk-12345", "Bearer sk-6789"} <= set(secrets.all())

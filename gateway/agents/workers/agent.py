@@ -21,6 +21,7 @@ from gateway.agents.workers.content import gateway_meta, past_turns, text_of, us
 from gateway.agents.workers.conversation import Conversation
 from gateway.agents.workers.instructions import workspace_instructions
 from gateway.agents.workers.models import Candidate, choose, thinking_settings
+from gateway.agents.workers.recovery import Recovery
 from gateway.agents.workers.store import ConversationStore, UnknownConversation
 from gateway.agents.workers.tools import build_tools
 from gateway.agents.workers.toolservers import ServerPool, session_servers
@@ -29,6 +30,8 @@ from gateway.workspace import Workspace
 
 MAX_SESSIONS = 256
 """More than the gateway remembers of one process, so that it never asks for a forgotten one."""
+EXTENSIONS = ("history", "events", "steer", "forget", "compact")
+"""What of the gateway's own part of the protocol it takes."""
 
 
 class LlmAgent:
@@ -44,6 +47,7 @@ class LlmAgent:
         self._spec = spec
         self._candidates = tuple(candidates)
         self._secrets = secrets
+        self._recovery = Recovery(spec, secrets.all())
         self._workspace = Workspace(spec.workspace or Path.cwd())
         self._agent: Agent[Any, str] = Agent(
             candidates[0].model, deps_type=object, instructions=spec.system_prompt
@@ -72,7 +76,7 @@ class LlmAgent:
                 | ({} if self._store is None else {"resume": {}}),
                 "mcpCapabilities": {"http": True, "sse": True},
                 "_meta": {
-                    "gateway": {"history": True, "events": True, "steer": True, "forget": True}
+                    "gateway": dict.fromkeys(EXTENSIONS, True),
                 },
             },
             "agentInfo": {"name": "gateway-llm", "title": "Model worker", "version": __version__},
@@ -122,6 +126,7 @@ class LlmAgent:
             settings=thinking_settings(text_of(meta, "thinking")),
             max_requests=self._spec.max_requests,
             secrets=self._secrets.all(),
+            recovery=self._recovery,
         )
         turn = Turn(self._agent, conversation, candidates, client, options)
         self._turns[session_id] = turn
@@ -142,7 +147,35 @@ class LlmAgent:
             return {"accepted": turn.steer(content)}
         if method == "_gateway/forget":
             return await self._forget(session_id)
+        if method == "_gateway/compact":
+            return await self._compact(session_id, params, client)
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
+
+    async def _compact(
+        self, session_id: str, params: dict[str, Any], client: Client
+    ) -> dict[str, Any]:
+        """Shorten a conversation because somebody asks; ``{}`` if there is nothing to shorten."""
+        conversation = self._sessions.get(session_id)
+        if conversation is None:
+            raise RpcError(NOT_FOUND, "no such session")
+        if session_id in self._turns:
+            raise RpcError(INVALID_PARAMS, "a turn of this session is going on")
+
+        async def notify(stream: str, data: dict[str, Any]) -> None:
+            told = {"sessionId": session_id, "stream": stream, "data": data}
+            await client.notify("_gateway/event", told)
+
+        candidates = choose(self._candidates, text_of(gateway_meta(params), "model"))
+        done = await self._recovery.compact(
+            conversation,
+            candidates,
+            notify=notify,
+            instructions=text_of(params, "instructions"),
+        )
+        if done is None:
+            return {}
+        await self._save(conversation)
+        return done.shape()
 
     async def close(self) -> None:
         """End what was started for its tools."""

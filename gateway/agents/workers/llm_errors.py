@@ -13,10 +13,12 @@ from typing import Any
 from pydantic_ai import exceptions as failures
 
 from gateway.agents.jsonrpc import INTERNAL_ERROR, RpcError
+from gateway.core.cooldown import Failure
+from gateway.core.failover import MESSAGE_CHARS
 
 PREVIEW_CHARS = 300
 
-_CONTEXT_TYPES = ("exceed_context_size_error", "context_length_exceeded")
+CONTEXT_TYPES = ("exceed_context_size_error", "context_length_exceeded")
 """How servers that pydantic-ai does not know by their own words name an overflow (llama.cpp: the first)."""
 
 _KINDS: tuple[tuple[type[Exception], str, str], ...] = (
@@ -46,13 +48,16 @@ def provider_error(
         if isinstance(error, type_):
             kind, text = known_kind, known_text
             break
-    said, type_name = _said(error)
-    if type_name in _CONTEXT_TYPES:
+    if isinstance(error, ChainExhausted):
+        return _exhausted(error, secrets)
+    said, type_name = said_by(error)
+    if type_name in CONTEXT_TYPES:
         kind, text = "context_length", "the conversation is too long"
     data: dict[str, Any] = {"kind": kind, "provider": provider, "model": model}
-    if isinstance(error, failures.ModelHTTPError):
-        data["httpStatus"] = error.status_code
-        text = f"{text} (HTTP {error.status_code})"
+    http = error if isinstance(error, failures.ModelHTTPError) else error.__cause__
+    if isinstance(http, failures.ModelHTTPError):
+        data["httpStatus"] = http.status_code
+        text = f"{text} (HTTP {http.status_code})"
     if type_name:
         data["providerErrorType"] = type_name[:PREVIEW_CHARS]
     preview = _redact(said, secrets)
@@ -62,7 +67,42 @@ def provider_error(
     return RpcError(INTERNAL_ERROR, text, data)
 
 
-def _said(error: Exception) -> tuple[str, str]:
+class ChainExhausted(failures.AgentRunError):
+    """No model of the chain answered; provider and model are those of the first choice."""
+
+    def __init__(self, message: str, failure: Failure, provider: str, model: str) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.provider = provider
+        self.model = model
+
+
+_OF_FAILURE = {
+    Failure.RATE_LIMIT: "rate_limit",
+    Failure.BILLING: "rate_limit",
+    Failure.OVERLOADED: "rate_limit",
+    Failure.TIMEOUT: "timeout",
+    Failure.CONTEXT_OVERFLOW: "context_length",
+    Failure.REFUSAL: "refusal",
+}
+
+
+def _exhausted(error: ChainExhausted, secrets: Sequence[str]) -> RpcError:
+    text = _redact(error.message, secrets, MESSAGE_CHARS)
+    kind = _OF_FAILURE.get(error.failure, "unknown")
+    data: dict[str, Any] = {
+        "kind": kind,
+        "provider": error.provider,
+        "model": error.model,
+        "message": text,
+    }
+    cause = error.__cause__
+    if isinstance(cause, failures.ModelHTTPError):
+        data["httpStatus"] = cause.status_code
+    return RpcError(INTERNAL_ERROR, text, data)
+
+
+def said_by(error: BaseException) -> tuple[str, str]:
     """Return the provider's words and its name for the error, as far as it gave them."""
     if isinstance(error, failures.ModelAPIError):
         body = error.body if isinstance(error.body, dict) else {}
@@ -78,8 +118,8 @@ def _said(error: Exception) -> tuple[str, str]:
     return type(error).__name__, ""
 
 
-def _redact(text: str, secrets: Sequence[str]) -> str:
+def _redact(text: str, secrets: Sequence[str], most: int = PREVIEW_CHARS) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[secret]")
-    return " ".join(text.split())[:PREVIEW_CHARS]
+    return " ".join(text.split())[:most]

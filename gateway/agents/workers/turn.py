@@ -36,10 +36,13 @@ from pydantic_ai.usage import UsageLimits
 
 from gateway.agents.jsonrpc import RpcError
 from gateway.agents.workers.acp_server import Client
+from gateway.agents.workers.attempts import Restarted
 from gateway.agents.workers.content import chunk
+from gateway.agents.workers.context import Compacted
 from gateway.agents.workers.conversation import Conversation
 from gateway.agents.workers.llm_errors import provider_error
 from gateway.agents.workers.models import Candidate
+from gateway.agents.workers.recovery import Recovery
 from gateway.agents.workers.toolspec import Permission, call_report, result_report
 from gateway.agents.workers.usage import TurnUsage
 
@@ -64,6 +67,8 @@ class TurnOptions:
     settings: ModelSettings | None = None
     max_requests: int = 50
     secrets: Sequence[str] = ()
+    recovery: Recovery | None = None
+    """What passes requests on and shortens the conversation; without it the first model is all there is."""
 
 
 @dataclass
@@ -102,6 +107,7 @@ class Turn:
         self._steered = _Steered()
         self._calls: dict[str, int] = {}
         self._over = False
+        self._said = 0
 
     async def notify(self, stream: str, data: dict[str, Any]) -> None:
         """Tell the gateway what is going on (``_gateway/event``)."""
@@ -110,7 +116,26 @@ class Turn:
 
     def model(self) -> Model:
         """Return the model that the run is made with."""
-        return self.candidates[0].model
+        recovery = self._options.recovery
+        if recovery is None:
+            return self.candidates[0].model
+        return recovery.model(
+            self.conversation,
+            self.candidates,
+            notify=self.notify,
+            compacted=self.compacted,
+            chosen=self.choose,
+            spent=self.usage.add,
+        )
+
+    def choose(self, candidate: Candidate) -> None:
+        """Take note of the candidate that the request goes to now."""
+        self.current = candidate
+
+    async def compacted(self, done: Compacted) -> None:
+        """Tell the gateway what the conversation became (``_gateway/compacted``)."""
+        told = {"sessionId": self.conversation.session_id, **done.shape()}
+        await self._client.notify("_gateway/compacted", told)
 
     def capabilities(self) -> list[AbstractCapability[Any]]:
         """Return what takes part in every request of the run."""
@@ -239,11 +264,15 @@ class Turn:
 
     async def _report(self, event: Any) -> None:
         match event:
-            case PartStartEvent(part=TextPart(content=text)):
+            case Restarted():
+                await self._take_back()
+            case PartStartEvent(part=TextPart(content=text), index=index):
+                self._said = 0 if index == 0 else self._said
                 await self._say("agent_message_chunk", text)
             case PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
                 await self._say("agent_message_chunk", text)
-            case PartStartEvent(part=ThinkingPart(content=text)):
+            case PartStartEvent(part=ThinkingPart(content=text), index=index):
+                self._said = 0 if index == 0 else self._said
                 await self._say("agent_thought_chunk", text)
             case PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought)):
                 await self._say("agent_thought_chunk", thought or "")
@@ -259,6 +288,12 @@ class Turn:
             case _:
                 pass
 
+    async def _take_back(self) -> None:
+        """Tell the gateway to forget the text of the request that begins anew."""
+        if self._said:
+            await self.notify("assistant", {"takeBack": self._said})
+        self._said = 0
+
     def _call_id(self, id_: str) -> str:
         """Return what clients know a call by: models that number the calls of each response repeat ids."""
         number = self._calls.get(id_, 1)
@@ -266,6 +301,7 @@ class Turn:
 
     async def _say(self, kind: str, text: str) -> None:
         if text:
+            self._said += len(text) if kind == "agent_message_chunk" else 0
             await self._client.update(self.conversation.session_id, chunk(kind, text))
 
     def _enqueue(self, context: RunContext[Any], content: list[UserContent]) -> bool:
