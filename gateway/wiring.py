@@ -21,6 +21,7 @@ from gateway.app.inspection import Inspection
 from gateway.app.keeper import Keeper
 from gateway.app.ledger import Ledger
 from gateway.app.logreader import LogReader
+from gateway.app.modelhealth import ModelHealth
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
 from gateway.app.periodic import Measured, Periodic
@@ -105,6 +106,7 @@ class Wiring:
             services.runs.window.claims,
             services.presence,
             services.follows,
+            services.model_health,
             *services.ledger.rings,
         )
         return [Measured(registry, self.metrics) for registry in swept]
@@ -142,6 +144,8 @@ class Wiring:
         )
         sessions.knows_busy(runs.busy)
         follows = self._make_follows(hub, runs, sessions)
+        model_health = ModelHealth(clock, agents)
+        runs.add_listener(model_health)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = self._make_presence(hub, health)
         dedupe = TranscriptDedupe(
@@ -157,6 +161,7 @@ class Wiring:
             presence=presence,
             health=health,
             agents=agents,
+            model_health=model_health,
             sessions=sessions,
             runs=runs,
             follows=follows,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.app.hub import Hub
     from gateway.app.inspection import Inspection
     from gateway.app.ledger import Ledger
+    from gateway.app.modelhealth import ModelHealth
     from gateway.app.nodes import Nodes
     from gateway.app.operations import Operations
     from gateway.app.presence import Presence
@@ -83,6 +84,7 @@ class Services:
     presence: Presence
     health: Health
     agents: AgentDirectory
+    model_health: ModelHealth
     sessions: Sessions
     runs: Runs
     follows: Follows

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from gateway.rpc import (
+    agents,
     history,
     inspect,
     listings,
     maintenance,
+    models,
     nodes,
     runs,
     sessions,
@@ -19,6 +21,7 @@ from gateway.rpc.table import MethodTable
 def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
-    for family in (system, turns, runs, history, sessions, listings, nodes, inspect, maintenance):
+    chat = (system, turns, runs, history, sessions)
+    for family in (*chat, agents, models, listings, nodes, inspect, maintenance):
         table.include(family.methods)
     return table

@@ -183,12 +183,13 @@ def test_sweeps_are_measured() -> None:
 
 
 def test_the_registries_of_a_gateway(gate: Gate) -> None:
-    """Voice transcripts, idempotency keys, presence, follows and ended connections are swept."""
+    """Voice transcripts, idempotency keys, presence, follows, models and ended connections are swept."""
     assert [registry.name for registry in gate.wiring.registries] == [
         "voice",
         "idempotency",
         "presence",
         "follows",
+        "models-troubled",
         "connections-closed",
         "connections-refused",
     ]
