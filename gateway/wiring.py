@@ -11,6 +11,8 @@ from typing import Any
 
 from gateway import __version__
 from gateway.app.admission import Admission
+from gateway.app.agentadmin import AgentAdmin, Roster
+from gateway.app.agentfiles import AgentFiles
 from gateway.app.agents import AgentDirectory
 from gateway.app.context import Services
 from gateway.app.follow import Follows
@@ -29,6 +31,7 @@ from gateway.app.presence import PUBLISH_INTERVAL_S, Presence
 from gateway.app.projection import Projector
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
+from gateway.app.threads import InThread, here
 from gateway.app.voice import Voice
 from gateway.config import Config
 from gateway.core.access import AuthPolicy, OriginPolicy, normal_origins
@@ -55,6 +58,9 @@ class Wiring:
     agents: AgentDirectory
     operations: Operations
     reactor: Any
+    roster: Roster | None = None
+    """Where agents that clients make are kept; without it the agents are fixed."""
+    in_thread: InThread = here
     services: Services = field(init=False)
     metrics: Metrics = field(init=False)
     edge: Edge = field(init=False)
@@ -161,6 +167,10 @@ class Wiring:
             presence=presence,
             health=health,
             agents=agents,
+            agent_admin=AgentAdmin(
+                clock=clock, agents=agents, runs=runs, hub=hub, health=health, roster=self.roster
+            ),
+            agent_files=AgentFiles(self.in_thread, limits.agent_file_bytes),
             model_health=model_health,
             sessions=sessions,
             runs=runs,

@@ -47,8 +47,11 @@ TESTED_ELSEWHERE = {
     "app/coming.py": "tests/rpc/test_early_aborts.py",
     "app/inspection.py": "tests/rpc/test_inspect.py",
     "app/logshapes.py": "tests/app/test_follow.py",
+    "app/agentadmin.py": "tests/rpc/test_agentadmin.py",
+    "app/agentfiles.py": "tests/rpc/test_agentfiles.py",
     "app/modelhealth.py": "tests/rpc/test_models.py",
     "app/stopping.py": "tests/app/test_run_stop.py",
+    "cli/agents.py": "tests/cli/test_agents_command.py",
     "cli/checks.py": "tests/cli/test_local.py",
     "cli/common.py": "tests/cli/test_cli_session.py",
     "cli/listing.py": "tests/cli/test_inspect_commands.py",
@@ -84,6 +87,7 @@ TESTED_ELSEWHERE = {
 
 NOT_TESTED = {
     "app/operations.py": "a record of what the process was started with",
+    "app/threads.py": "one line that calls a function",
     "app/turn.py": "records that are handed from requests to runs",
     "interfaces.py": "contracts: verifyObject and mypy hold to them those who provide them",
     "rpc/families.py": "a list of the families; the tests of the table go through all of it",

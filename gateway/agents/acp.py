@@ -26,6 +26,7 @@ from gateway.interfaces import (
     IAgentBackendFactory,
     IRunSink,
     IWorkerBackend,
+    IWorkspaceBackend,
 )
 from gateway.model import ModelInfo, RunRequest, RunResult
 
@@ -38,7 +39,7 @@ class AcpConfig(AgentConfig, frozen=True):
     env: dict[str, Secret] = {}
     """Environment variables for it, beside a few harmless ones of the gateway such as PATH and HOME."""
     cwd: str | None = None
-    """Its working directory; without it workspace/ID in the state directory."""
+    """Its working directory; without it its workspace, and with it this is its workspace."""
     pool: int = 1
     """How many processes run it; only 1 so far."""
 
@@ -51,7 +52,7 @@ class AcpConfig(AgentConfig, frozen=True):
             )
 
 
-@implementer(IAgentBackend, IWorkerBackend)
+@implementer(IAgentBackend, IWorkerBackend, IWorkspaceBackend)
 class AcpBackend(Service):
     """Runs turns in one supervised process, which serves all sessions of the agent.
 
@@ -69,6 +70,7 @@ class AcpBackend(Service):
         kill_group: Callable[[int, int], None] = os.killpg,
     ) -> None:
         self.models = models
+        self.workspace = command.cwd
         self._command = command
         self._environment = environment
         self._kill_group = kill_group
@@ -169,7 +171,7 @@ def workspace(cwd: str | None, environment: BackendEnvironment) -> str:
     """Return the absolute working directory of an agent; a relative ``cwd`` starts at the configuration's."""
     if cwd is not None:
         return str(Path(_base(environment), Path(cwd).expanduser()).absolute())
-    return str(Path(environment.state_dir, "workspace", environment.agent_id).absolute())
+    return environment.workspace
 
 
 def secret_of(secret: Secret, environment: BackendEnvironment, key: str) -> str:

@@ -12,6 +12,8 @@ from gateway.limits import LimitsConfig
 from gateway.model import ClientInfo, Principal, Role
 
 if TYPE_CHECKING:
+    from gateway.app.agentadmin import AgentAdmin
+    from gateway.app.agentfiles import AgentFiles
     from gateway.app.agents import AgentDirectory
     from gateway.app.follow import Follows
     from gateway.app.health import Health
@@ -84,6 +86,8 @@ class Services:
     presence: Presence
     health: Health
     agents: AgentDirectory
+    agent_admin: AgentAdmin
+    agent_files: AgentFiles
     model_health: ModelHealth
     sessions: Sessions
     runs: Runs

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import gateway
+from gateway.cli.agents import agents
 from gateway.cli.call import call, methods
 from gateway.cli.chat import chat
 from gateway.cli.common import Flags, Interrupted, connection_options
@@ -47,6 +48,7 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
 
 
 for _command in (
+    agents,
     backup,
     call,
     chat,

@@ -56,6 +56,7 @@ EVENTS: Final[dict[str, EventSpec]] = {
         EventSpec("sessions.changed", _READ, Delivery.DROPPABLE),
         EventSpec("session.message", _READ, Delivery.MUST),
         EventSpec("session.tool", _READ, Delivery.DROPPABLE),
+        EventSpec("config.changed", _READ, Delivery.DROPPABLE),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.rpc import (
+    agentfiles,
     agents,
     history,
     inspect,
@@ -22,6 +23,6 @@ def build_table() -> MethodTable:
     """Return the table of all methods."""
     table = MethodTable()
     chat = (system, turns, runs, history, sessions)
-    for family in (*chat, agents, models, listings, nodes, inspect, maintenance):
+    for family in (*chat, agents, agentfiles, models, listings, nodes, inspect, maintenance):
         table.include(family.methods)
     return table

@@ -61,7 +61,8 @@ def test_the_classes_of_the_table() -> None:
         for delivery in Delivery
     }
     assert classes[Delivery.LATEST] == {"tick", "health"}
-    assert classes[Delivery.DROPPABLE] == {"presence", "sessions.changed", "session.tool"}
+    droppable = {"presence", "sessions.changed", "session.tool", "config.changed"}
+    assert classes[Delivery.DROPPABLE] == droppable
     assert classes[Delivery.MUST] >= {"chat", "agent", "shutdown", "session.message"}
 
 

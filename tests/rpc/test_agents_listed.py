@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.app.harness import Gate, assert_fits
+from typing import Any
+
+from zope.interface import implementer
+
+from gateway.interfaces import IWorkerBackend
+from tests.app.harness import Gate, ScriptedBackend, assert_fits
 
 
 def test_names_of_agents(gate: Gate) -> None:
@@ -30,3 +35,51 @@ def test_what_people_know_agents_by(gate: Gate) -> None:
     listed = client.ok("agents.list", {})
     assert_fits(4, "AgentsListResult", listed)
     assert listed["agents"][0]["identity"]["avatar"] == "crab.png"
+
+
+@implementer(IWorkerBackend)
+class Working(ScriptedBackend):
+    """A backend with processes."""
+
+    told: Any = ({"pid": 1, "state": "ready", "secret": object()}, "not facts")
+
+    def describe_worker(self, run_id: str) -> Any:
+        """Tell nothing of a run."""
+        return {}
+
+    def workers(self) -> Any:
+        """Tell of the processes, or fail to."""
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
+def test_how_agents_do(expected_failures: list[type[BaseException]]) -> None:
+    """Whoever may read is told of every agent's runs and processes; nobody's code can break that."""
+    expected_failures.append(ValueError)
+    gate = Gate(others=["other"])
+    agents, working = gate.services.agents, Working()
+    agents.put(agents.require("other").with_backend(working))
+    client = gate.client(scopes=["operator.write"])
+    client.send("hello", run="r1")
+    client.send("more", run="r2")
+
+    main, other = client.ok("agents.status", {})["agents"]
+    assert main == {
+        "agentId": "main",
+        "name": "main",
+        "isDefault": True,
+        "backend": "test",
+        "ready": True,
+        "models": ["fake/echo-1"],
+        "runs": {"going": 1, "waiting": 1},
+        "workers": [],
+    }
+    assert other["workers"] == [{"pid": 1, "state": "ready"}]
+    assert not other["isDefault"]
+    working.told = ValueError("no")
+    assert client.ok("agents.status", {})["agents"][1]["workers"] == []
+    for run in ("r1", "r2"):
+        gate.live(run).end()
+        gate.clock.advance(1)
+    gate.close()
