@@ -148,11 +148,7 @@ def _set(
         if row.get("hash") != expected.lower():
             text = "file changed since last load; re-run agents.files.get and retry"
             raise InvalidRequest(text, details={"reason": "file-changed"})
-    try:
-        data = content.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest("content: not a text that can be written") from None
-    workspace.write(name, data, max_bytes=max_bytes)
+    workspace.write(name, content.encode(), max_bytes=max_bytes)
     return _get(workspace, name, max_bytes)
 
 

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred, TimeoutError, fail
 
 from gateway.app.agentadmin import STOP_S
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import ConfigError, StoreError, Unavailable
 from gateway.testing import result_of
 from tests.app.faults import Lines
 from tests.app.harness import Client, Gate, assert_fits
@@ -267,6 +267,7 @@ def test_deleted(managed: Managed, client: Client) -> None:
     create(client)
     client.send("hello", key="agent:research:main", run="r1")
     client.send("later", key="agent:research:main", run="r2")
+    client.send("hello", run="other")
     backend = managed.backend_of("research")
     (managed.state / "workspace" / "research" / "notes").write_text("mine")
     answer = client.ok("agents.delete", {"agentId": "Research"})
@@ -278,6 +279,8 @@ def test_deleted(managed: Managed, client: Client) -> None:
     assert ("removed" in answer) is (protocol == 4)
     assert not backend.running
     assert backend.live["r1"].cancelled
+    assert client.ends("other")[0] == []
+    managed.backend_of("main").live["other"].end()
     for run in ("r1", "r2"):
         assert client.ends(run)[0] == ["aborted"]
     assert managed.ids == managed.again().ids == ["main", "other"]
@@ -380,6 +383,42 @@ def test_retiring_while_the_gateway_stops(managed: Managed) -> None:
     managed.runs.dismiss(Unavailable("stopping"))
     assert not old.running
     old.live["r1"].end()
+
+
+def test_started_anew_while_the_one_before_stops(managed: Managed) -> None:
+    """A backend that is on its way out goes on with that when its successor is replaced as well."""
+    client = managed.client()
+    stopping: Deferred[None] = Deferred()
+    managed.backend_of("main").stopping = lambda: stopping
+    for _ in range(2):
+        client.ok("agents.restart", {"agentId": "main"})
+    assert not stopping.called
+    stopping.callback(None)
+    assert [made.running for made in managed.made if made.environment.agent_id == "main"] == [
+        0,
+        0,
+        1,
+    ]
+
+
+def test_backends_that_are_gone(tmp_path: Path) -> None:
+    """A plugin that was removed, or a file that is wrong, stops the start with a line that names it."""
+    with pytest.raises(ConfigError, match='unknown backend "gone"'):
+        Managed(tmp_path, '[agents.main]\nbackend = "gone"\n')
+    with pytest.raises(ConfigError, match=r"gateway\.toml: agents\.main\.model: there is none"):
+        Managed(tmp_path, '[agents.main]\nbackend = "scripted"\nmodel = "p/bad"\n')
+    (tmp_path / "state" / "agents.toml").write_text('[agents.main]\nmodel = "p/n"\n')
+    with pytest.raises(
+        ConfigError, match=r"agents\.main\.model: unknown key|agents\.main.*unknown key"
+    ):
+        Managed(tmp_path, '[agents.main]\nbackend = "plain"\n')
+
+
+def test_a_workspace_of_the_configuration(tmp_path: Path) -> None:
+    """An operator may put a workspace anywhere; a relative one starts at the configuration."""
+    gate = Managed(tmp_path, '[agents.main]\nbackend = "plain"\nworkspace = "here"\n')
+    assert gate.services.agents.default.workspace == str(tmp_path / "here")
+    gate.close()
 
 
 def test_health_that_can_not_be_made(managed: Managed) -> None:

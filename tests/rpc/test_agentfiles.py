@@ -142,6 +142,8 @@ def test_what_can_not_be_written(managed: Managed) -> None:
     (managed.state / "workspace").write_text("in the way")
     error = client.refused("agents.files.set", {**params, "content": "x"})
     assert error["code"] in ("INVALID_REQUEST", "UNAVAILABLE")
+    listed = client.ok("agents.files.list", {"agentId": "main"})["files"]
+    assert all(row["missing"] for row in listed)
 
 
 def test_not_text(managed: Managed, place: Path) -> None:
