@@ -111,7 +111,7 @@ class AgentFile:
         """
         own = self.changes if changes is None else changes
         tables = {
-            agent_id: {**table, **own.get(agent_id, {})}
+            agent_id: _laid_over(table, own.get(agent_id, {}))
             for agent_id, table in base.items()
             if not own.get(agent_id, {}).get("deleted")
         }
@@ -122,7 +122,8 @@ class AgentFile:
             if model is None:
                 text = f'no agent "{table["like"]}" in the configuration'
                 raise self._wrong(f"agents.{agent_id}.like", text)
-            tables[agent_id] = {k: v for k, v in model.items() if k not in OWN} | dict(table)
+            kept = {k: v for k, v in model.items() if k not in OWN}
+            tables[agent_id] = _laid_over(kept, table)
         for made in tables.values():
             made.pop("like", None)
         return tables
@@ -133,6 +134,22 @@ class AgentFile:
 
     def _wrong(self, key: str, text: str) -> ConfigError:
         return ConfigError(one_line(str(self.path), key, text))
+
+
+def _laid_over(table: Table, changes: Table) -> dict[str, Any]:
+    """Return a table with changes; a model that it knows already becomes its first."""
+    merged = {**table, **changes}
+    wanted, models, fallbacks = (merged.get(k) for k in ("model", "models", "fallbacks"))
+    if "model" not in changes:
+        return merged
+    if isinstance(models, list):
+        first = [each for each in models if isinstance(each, dict) and each.get("model") == wanted]
+        if first:
+            merged["models"] = first + [each for each in models if each not in first]
+            del merged["model"]
+    elif isinstance(fallbacks, list) and wanted in fallbacks:
+        merged["fallbacks"] = [table.get("model") if f == wanted else f for f in fallbacks]
+    return merged
 
 
 def rendered(changes: Tables) -> str:

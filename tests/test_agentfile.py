@@ -67,6 +67,23 @@ def test_laid_over_the_configuration(file: AgentFile) -> None:
     }
 
 
+def test_a_model_that_the_agent_has(file: AgentFile) -> None:
+    """A model that an agent has already becomes its first, and keeps its address and its key."""
+    one, two = {"model": "a:1", "api_key": {"env": "ONE"}}, {"model": "b:2", "base_url": "http://x"}
+    base: dict[str, dict[str, Any]] = {
+        "many": {"backend": "llm", "models": [one, two]},
+        "short": {"backend": "llm", "model": "a:1", "fallbacks": ["a:2", "a:3"]},
+    }
+    changes = {"many": {"model": "b:2"}, "short": {"model": "a:3"}}
+    assert file.merged(base, changes) == {
+        "many": {"backend": "llm", "models": [two, one]},
+        "short": {"backend": "llm", "model": "a:3", "fallbacks": ["a:2", "a:1"]},
+    }
+    unknown = file.merged(base, {"many": {"model": "c:3"}, "short": {"model": "c:3"}})
+    assert unknown["many"] == {"backend": "llm", "models": [one, two], "model": "c:3"}
+    assert unknown["short"]["fallbacks"] == ["a:2", "a:3"]
+
+
 def test_changes_of_what_is_not_configured_any_more(file: AgentFile) -> None:
     """Changes of an agent that the operator has taken out are left aside; so are those it had deleted."""
     changes: dict[str, dict[str, Any]] = {"gone": {"name": "X"}, "past": {"deleted": True}}
