@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from gateway.agents.acp_access import AccessConfig, access_of, terminal_maker, thread_runner
+from gateway.agents.acp_requests import Access
 from gateway.agents.acp_worker import AcpWorker
-from gateway.agents.process import ChildProcess, Command, Exit, clean_environment
-from gateway.agents.supervisor import Supervisor
-from gateway.config import AgentConfig, Secret, resolve_secret
+from gateway.agents.pool import Pool
+from gateway.agents.process import ChildProcess, Command, Exit, Limits, clean_environment
+from gateway.agents.processconfig import ProcessConfig
+from gateway.config import Secret, resolve_secret
 from gateway.errors import BackendError, ConfigError, StartError
 from gateway.interfaces import (
     BackendEnvironment,
     IAgentBackend,
     IAgentBackendFactory,
+    ICompactingBackend,
     IRunSink,
+    ISteerableBackend,
     IWorkerBackend,
     IWorkspaceBackend,
 )
-from gateway.model import ModelInfo, RunRequest, RunResult
+from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResult
+
+NO_ACCESS = Access(files=False, terminal="off")
+"""For agents that use no files, terminals or servers of the gateway."""
 
 
-class AcpConfig(AgentConfig, frozen=True):
+class AcpConfig(AccessConfig, frozen=True):
     """An agent program that speaks the Agent Client Protocol."""
 
     command: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=list)
@@ -39,24 +47,21 @@ class AcpConfig(AgentConfig, frozen=True):
     env: dict[str, Secret] = {}
     """Environment variables for it, beside a few harmless ones of the gateway such as PATH and HOME."""
     cwd: str | None = None
-    """Its working directory; without it its workspace, and with it this is its workspace."""
-    pool: int = 1
-    """How many processes run it; only 1 so far."""
+    """Its working directory, which is then its workspace; without it workspace/ID in the state directory."""
 
     def __post_init__(self) -> None:
         if not self.command or not self.command[0]:
             raise ValueError('"command" is missing: the program and its arguments')
-        if self.pool != 1:
-            raise ValueError(
-                "pool: one process serves all sessions; more than 1 is not possible yet"
-            )
 
 
-@implementer(IAgentBackend, IWorkerBackend, IWorkspaceBackend)
+@implementer(
+    IAgentBackend, IWorkerBackend, ISteerableBackend, ICompactingBackend, IWorkspaceBackend
+)
 class AcpBackend(Service):
-    """Runs turns in one supervised process, which serves all sessions of the agent.
+    """Runs turns in supervised processes, each of which serves many sessions of the agent.
 
-    ``command`` is what to run, ``models`` what it answers with. A turn can be run again: its process died
+    ``command`` is what to run, ``models`` what it answers with, ``settings`` how many processes there may be,
+    and what each may take. A turn can be run again: its process died
     with the gateway, and the new one is told the transcript before it.
     """
 
@@ -67,78 +72,114 @@ class AcpBackend(Service):
         command: Command,
         models: tuple[ModelInfo, ...],
         environment: BackendEnvironment,
-        kill_group: Callable[[int, int], None] = os.killpg,
+        settings: ProcessConfig,
+        access: Access = NO_ACCESS,
     ) -> None:
         self.models = models
         self.workspace = command.cwd
+        self._access = access
+        self._settings = settings
         self._command = command
         self._environment = environment
-        self._kill_group = kill_group
-        self._supervisor: Supervisor[AcpWorker] = Supervisor(
-            environment.agent_id, self._worker, environment.clock, environment.entropy
+        self._pool: Pool[AcpWorker] = Pool(
+            environment.agent_id,
+            self._worker,
+            environment.clock,
+            environment.entropy,
+            size=settings.pool,
+            idle_s=settings.idle_s,
         )
 
     def startService(self) -> None:
-        """Start the process. Makes its workspace in the state directory; raises StartError if it can't."""
+        """Start the first process, in a workspace that is made for it. Raises StartError if it can't be."""
         super().startService()  # type: ignore[no-untyped-call]
         try:
             Path(self._command.cwd).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             where = f"workspace of agent {self._environment.agent_id}"
             raise StartError(f"{where}: {self._command.cwd}: {error.strerror}") from error
-        self._supervisor.start()
+        self._pool.start()
 
     def stopService(self) -> Deferred[None]:
-        """Fail the runs that go on and end the process; the Deferred fires when it is gone."""
+        """Fail the runs that go on and end the processes; the Deferred fires when they are gone."""
         super().stopService()  # type: ignore[no-untyped-call]
-        return self._supervisor.stop()
+        return self._pool.stop()
 
     def ready(self) -> bool:
-        """Whether the process runs and has answered ``initialize``."""
-        return self._supervisor.ready is not None
+        """Whether a process runs and has answered ``initialize``."""
+        return self._pool.ready
 
     def describe_worker(self, run_id: str) -> dict[str, Any]:
-        """Return what is known of the process, which serves all runs."""
-        worker = self._supervisor.worker
-        facts: dict[str, Any] = self._supervisor.describe()
-        if worker is not None and worker.pid is not None:
-            facts["pid"] = worker.pid
-        return facts
+        """Return what is known of the process behind a run; of a single process also for an unknown run.
+
+        ``{process, state, restarts, runs, sessions, pid?, launcherPid?, startedAtMs?, lastError?,
+        nextStartInMs?}``
+        """
+        return self._pool.describe(run_id)
 
     def workers(self) -> tuple[dict[str, Any], ...]:
-        """Return what is known of the process."""
-        return (self.describe_worker(""),)
+        """Return the same of every process there is or should be."""
+        return self._pool.describe_all()
 
     def start(self, request: RunRequest, sink: IRunSink) -> Deferred[RunResult]:
         """Run one turn; while the process starts, wait for it.
 
         Fails with BackendError: for what the agent answers, and at once when its process dies.
         """
-        return Deferred.fromCoroutine(self._run(request, sink))
+        key, session_id = request.session_key, request.session_id
 
-    async def _run(self, request: RunRequest, sink: IRunSink) -> RunResult:
-        worker = await self._supervisor.when_ready()
-        return await worker.run(request, sink)
+        def work(worker: AcpWorker) -> Deferred[RunResult]:
+            return worker.run(request, sink)
+
+        return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
+
+    def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
+        """Give a running run another message; whether its agent took it."""
+        worker = self._pool.worker_of(run_id)
+        return succeed(False) if worker is None else worker.steer(run_id, text, attachments)
+
+    def compact(self, request: RunRequest, sink: IRunSink) -> Deferred[Compaction | None]:
+        """Have the agent summarise a session's older turns. Fails with BackendError."""
+        key, session_id = request.session_key, request.session_id
+
+        def work(worker: AcpWorker) -> Deferred[Compaction | None]:
+            return worker.compact(request, sink)
+
+        return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
 
     def _worker(
         self, on_ready: Callable[[], None], on_end: Callable[[BackendError], None]
     ) -> AcpWorker:
-        environment = self._environment
+        environment, settings = self._environment, self._settings
+        limits = Limits(settings.memory_bytes, settings.open_files, settings.nice)
 
         def make_child(
-            on_output: Callable[[bytes], None], on_exit: Callable[[Exit], None]
+            on_output: Callable[[bytes], None],
+            on_death: Callable[[Exit], None],
+            on_exit: Callable[[Exit], None],
         ) -> ChildProcess:
             return ChildProcess(
                 environment.agent_id,
                 reactor=environment.reactor,
                 clock=environment.clock,
                 on_output=on_output,
+                on_death=on_death,
                 on_exit=on_exit,
-                kill_group=self._kill_group,
+                mark=environment.entropy.uuid4(),
+                limits=limits,
             )
 
         return AcpWorker(
-            environment.agent_id, self._command, make_child, environment.clock, on_ready, on_end
+            environment.agent_id,
+            self._command,
+            make_child,
+            environment.clock,
+            on_ready,
+            on_end,
+            settings.hang_timeout_s,
+            access=self._access,
+            make_terminal=terminal_maker(environment, limits),
+            in_thread=thread_runner(environment.reactor),
         )
 
 
@@ -164,7 +205,9 @@ class AcpFactory:
             raise ConfigError(f"{key}.command: no such program: {program}")
         title = config.name or environment.agent_id
         models = (ModelInfo(id=environment.agent_id, name=title, provider="acp"),)
-        return AcpBackend(Command(tuple(config.command), env, cwd), models, environment)
+        command = Command(tuple(config.command), env, cwd)
+        access = access_of(config, os.environ, _base(environment), key)
+        return AcpBackend(command, models, environment, config, access)
 
 
 def workspace(cwd: str | None, environment: BackendEnvironment) -> str:

@@ -1,29 +1,22 @@
-"""Conversations of one agent process: which session key is which ACP session, and their turns."""
+"""Conversations of one agent process: which session key is which ACP session."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from urllib.parse import quote
 
-from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IDelayedCall
-from twisted.python.failure import Failure
+from twisted.internet.defer import DeferredLock
 
-from gateway.agents.acp_content import prompt_error, run_result
-from gateway.agents.acp_updates import TurnUpdates
-from gateway.agents.jsonrpc import NOT_FOUND, RpcError
-from gateway.agents.rpc import Conversation
+from gateway.agents.acp_updates import SessionFacts
 from gateway.errors import BackendError
-from gateway.interfaces import IClock, IRunSink
-from gateway.model import RunResult
 
 MAX_SESSIONS = 200
 """Sessions of one process that are remembered; beyond, the one that was idle longest is forgotten."""
 MAX_WAITING = 16
 """Turns of one session that may wait for the one before them."""
-CANCEL_ANSWER_S = 5.0
-"""How long an agent has to answer the prompt that was cancelled."""
+ID_CHARS = 1000
+"""Longest id of a session that an agent may give."""
 
 
 class AgentSession:
@@ -34,11 +27,18 @@ class AgentSession:
 
     :ivar session_id: the gateway's session id; another one under the same key is another conversation.
     :ivar acp_id: the agent's id of it; None until it is opened there.
+    :ivar facts: what the agent says of it.
+    :ivar preface: the conversation so far, for the first prompt to an agent that can not be told it
+        otherwise.
+    :ivar default_model: what the agent answered with before another model was asked for.
     """
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.acp_id: str | None = None
+        self.facts = SessionFacts()
+        self.preface: str | None = None
+        self.default_model: str | None = None
         self.lock = DeferredLock()
 
     @property
@@ -48,13 +48,24 @@ class AgentSession:
 
 
 class SessionTable:
-    """The sessions of one process by session key: bounded, least recently used first."""
+    """The sessions of one process by session key: bounded, least recently used first.
 
-    def __init__(self) -> None:
+    ``on_forget`` is called with the agent's id of a session that is opened there and forgotten here.
+    """
+
+    def __init__(self, on_forget: Callable[[str], None] = lambda _: None) -> None:
+        self._on_forget = on_forget
         self._sessions: OrderedDict[str, AgentSession] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def holds(self, key: str, session_id: str) -> bool:
+        """Whether this session is open in the agent."""
+        session = self._sessions.get(key)
+        return (
+            session is not None and session.session_id == session_id and session.acp_id is not None
+        )
 
     def get(self, key: str, session_id: str) -> AgentSession:
         """Return the session of a key; a fresh one if its session id has changed.
@@ -63,6 +74,7 @@ class SessionTable:
         """
         session = self._sessions.get(key)
         if session is None or session.session_id != session_id:
+            self._let_go(session)
             session = self._sessions[key] = AgentSession(session_id)
         elif len(session.lock.waiting) >= MAX_WAITING:
             raise BackendError("too many turns wait for the agent in this session")
@@ -71,98 +83,32 @@ class SessionTable:
             self._evict(key)
         return session
 
+    def find(self, acp_id: str) -> AgentSession | None:
+        """Return the session that the agent calls so."""
+        found = (each for each in self._sessions.values() if each.acp_id == acp_id)
+        return next(found, None)
+
+    def _let_go(self, session: AgentSession | None) -> None:
+        if session is not None and session.acp_id is not None and not session.busy:
+            self._on_forget(session.acp_id)
+
     def _evict(self, keep: str) -> None:
         idle = (key for key, each in self._sessions.items() if not each.busy and key != keep)
         key = next(idle, None)
         if key is None:
             del self._sessions[keep]
             raise BackendError(f"the agent has {MAX_SESSIONS} turns going on at once")
-        del self._sessions[key]
+        self._let_go(self._sessions.pop(key))
 
 
-class Turn:
-    """One prompt and its answer.
+def bound_name(agent: str, session_id: str, acp_id: str) -> str:
+    """Return what is bound to a session: the agent's id of it, and for whom it means something."""
+    return ":".join(["acp", quote(agent, safe=""), quote(session_id, safe=""), acp_id])
 
-    :ivar done: gives the run's result. Cancelling it ends the run at once and tells the agent; the
-        session stays locked until the agent answers, and ``on_stuck`` is called if it does not.
-    """
 
-    def __init__(
-        self,
-        rpc: Conversation,
-        session: AgentSession,
-        acp_id: str,
-        sink: IRunSink,
-        clock: IClock,
-        on_stuck: Callable[[], None],
-    ) -> None:
-        self.done: Deferred[RunResult] = Deferred(self._cancel)
-        self.acp_id = acp_id
-        self._rpc = rpc
-        self._session = session
-        self._clock = clock
-        self._on_stuck = on_stuck
-        self._updates = TurnUpdates(sink, clock.seconds)
-        self._deadline: IDelayedCall | None = None
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the run has ended and only the agent's answer is missing."""
-        return self.done.called
-
-    def start(self, prompt: list[dict[str, Any]], meta: dict[str, Any]) -> Deferred[None]:
-        """Send the prompt. The Deferred fires, always with None, when the agent has answered or died."""
-        params = {"sessionId": self.acp_id, "prompt": prompt, "_meta": meta}
-        answer = self._rpc.request("session/prompt", params)
-        return answer.addCallbacks(self._answered, self._failed).addErrback(self._fail)
-
-    def update(self, update: dict[str, Any]) -> None:
-        """Take what the agent reports of it. A sink that raises fails this run and no other."""
-        if not self.done.called:
-            try:
-                self._updates.update(update)
-            except Exception as error:
-                self._abandon()
-                self.done.errback(error)
-
-    def stop(self, error: BackendError) -> None:
-        """End the run with ``error`` and tell the agent."""
-        if not self.done.called:
-            self._rpc.notify("session/cancel", {"sessionId": self.acp_id})
-            self.done.errback(error)
-
-    def _answered(self, answer: Any) -> None:
-        self._disarm()
-        if not self.done.called:
-            self._updates.flush()
-            self.done.callback(run_result(answer))
-
-    def _failed(self, failure: Failure) -> None:
-        self._disarm()
-        error = failure.value
-        if isinstance(error, RpcError):
-            if error.code == NOT_FOUND:
-                # The agent has lost the session: the next turn opens one.
-                self._session.acp_id = None
-            raise prompt_error(error) from None
-        failure.raiseException()
-
-    def _fail(self, failure: Failure) -> None:
-        if not self.done.called:
-            self.done.errback(failure)
-
-    def _cancel(self, _: Deferred[RunResult]) -> None:
-        self._abandon()
-
-    def _abandon(self) -> None:
-        self._rpc.notify("session/cancel", {"sessionId": self.acp_id})
-        self._deadline = self._clock.callLater(CANCEL_ANSWER_S, self._stuck)
-
-    def _stuck(self) -> None:
-        self._deadline = None
-        self._on_stuck()
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+def bound_id(bound: str | None, agent: str, session_id: str) -> str | None:
+    """Return the agent's id out of :func:`bound_name`; None if it was another agent's or session's."""
+    start = bound_name(agent, session_id, "")
+    if bound is None or not bound.startswith(start):
+        return None
+    return bound[len(start) :] or None

@@ -4,70 +4,112 @@
 
     agent_message_chunk   text
     agent_thought_chunk   emit thinking {text: so far, delta}
-    tool_call             emit tool {phase: start, name, toolCallId, args, title}
+    tool_call             emit tool {phase: start, name, toolCallId, args, title, locations}
     tool_call_update      emit tool {phase: update, …, partialResult} or {phase: result, …, result, isError}
     plan                  emit plan {phase: update, steps, entries}
+    usage_update          emit usage {contextTokens, contextWindow, cost}
+    current_mode_update   emit notice {kind: mode, …}
 
-The other kinds (commands, modes, options, the user's own words) say nothing about a run.
+What else there is (commands, options, titles) is kept with the session (:class:`SessionFacts`); the user's
+own words are told when a session is loaded, and say nothing about a run.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from gateway.interfaces import IRunSink
+from gateway.agents.acp_pacer import Pacer, Report
+from gateway.agents.acp_tools import ToolCalls
+from gateway.agents.acp_values import bounded, count_of, items, mapping, text_of
+from gateway.interfaces import IClock, IRunSink
 
 THINKING_CHARS = 65_536
 """Of a longer thought, ``text`` keeps the newest so many characters."""
 THINKING_INTERVAL_S = 0.1
 """Thoughts arrive token by token and are reported cumulatively: at most one report in this time."""
-VALUE_BYTES = 65_536
-"""Arguments and results of a tool beyond this size (as JSON) are cut."""
-PREVIEW_CHARS = 16_384
-TOOL_CALLS = 500
-"""Tool calls of one turn that are remembered."""
+EXTENSION_STREAMS = frozenset({"compaction", "usage", "notice", "run_status"})
+"""Streams that an agent of ours may report on; of ``lifecycle`` only what follows."""
+LIFECYCLE_PHASES = frozenset({"model", "fallback_step"})
 
 
 class TurnUpdates:
-    """The reports of one turn, in order.
+    """The reports of one turn, in order, at most 20 events a second.
 
     Nothing here raises for what the program sends: what has not the shape of the protocol is left out.
+
+    :ivar context_tokens: tokens in the agent's context, as it last said.
     """
 
-    def __init__(self, sink: IRunSink, seconds: Callable[[], float]) -> None:
-        self._sink = sink
-        self._seconds = seconds
+    def __init__(
+        self,
+        sink: IRunSink,
+        clock: IClock,
+        on_error: Callable[[Exception], None],
+        terminal: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        self._seconds = clock.seconds
+        self._pacer = Pacer(sink, clock, on_error)
+        self._tools = ToolCalls(self._pacer, clock.seconds, terminal)
         self._thinking = ""
         self._thinking_delta = ""
         self._thinking_due = 0.0
-        self._tools: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._plan: list[Any] = []
+        self._usage: dict[str, Any] = {}
         self._said = ""
         self._tool_since_text = False
+        self.context_tokens: int | None = None
 
     def update(self, update: dict[str, Any]) -> None:
         """Put one ``update`` object into the sink."""
-        kind = update.get("sessionUpdate")
-        if kind == "agent_thought_chunk":
-            self._think(_text(update.get("content")))
-            return
-        self.flush()
-        if kind == "agent_message_chunk":
-            self._say(_text(update.get("content")))
-        elif kind in ("tool_call", "tool_call_update"):
-            self._tool(update)
-        elif kind == "plan":
-            self._plan(update.get("entries"))
+        match update.get("sessionUpdate"):
+            case "agent_message_chunk":
+                self._say(_text(update.get("content")))
+            case "agent_thought_chunk":
+                self._think(_text(update.get("content")))
+            case "tool_call" | "tool_call_update":
+                self._tool_since_text = True
+                self._tools.update(update)
+            case "plan":
+                if isinstance(update.get("entries"), list):
+                    self._plan = update["entries"][:200]
+                    self._pacer.report(self._planned, key="plan")
+            case "usage_update":
+                self._use(update)
+            case "current_mode_update":
+                mode = text_of(update.get("currentModeId"))
+                if mode is not None:
+                    self.notice("mode", f"the agent is in mode {mode[:100]}")
+
+    def event(self, stream: Any, data: Any) -> bool:
+        """Report what an agent of ours tells in its own words; whether that stream is let through."""
+        if not isinstance(data, dict) or not isinstance(stream, str):
+            return False
+        phase = data.get("phase")
+        told = isinstance(phase, str) and phase in LIFECYCLE_PHASES
+        if stream not in EXTENSION_STREAMS and not (stream == "lifecycle" and told):
+            return False
+        shape = bounded(data)
+        self._pacer.report(lambda: (stream, shape))
+        return True
+
+    def notice(self, kind: str, text: str) -> None:
+        """Tell people something beside the answer."""
+        data = {"kind": kind, "text": text}
+        self._pacer.report(lambda: ("notice", data), key=("notice", kind, text))
 
     def flush(self) -> None:
-        """Report the thought that waits, if any."""
-        if self._thinking_delta:
-            delta, self._thinking_delta = self._thinking_delta, ""
-            self._thinking_due = self._seconds() + THINKING_INTERVAL_S
-            self._sink.emit("thinking", {"text": self._thinking, "delta": delta})
+        """Let out all that waits."""
+        self._pacer.flush()
+
+    def finish(self) -> None:
+        """The turn has its answer: let out all that waits."""
+        self._tools.finish()
+        self._pacer.flush()
+
+    def close(self) -> None:
+        """The turn is over: forget what waits."""
+        self._pacer.close()
 
     def _say(self, text: str) -> None:
         if not text:
@@ -77,86 +119,132 @@ class TurnUpdates:
             text = "\n\n" + text
         self._tool_since_text = False
         self._said = text[-1]
-        self._sink.text(text)
+        self._pacer.text(text)
 
     def _think(self, text: str) -> None:
-        self._thinking = (self._thinking + text)[-THINKING_CHARS:]
-        self._thinking_delta += text
-        if self._seconds() >= self._thinking_due:
-            self.flush()
+        if text:
+            self._thinking = (self._thinking + text)[-THINKING_CHARS:]
+            self._thinking_delta = (self._thinking_delta + text)[-THINKING_CHARS:]
+            self._pacer.report(self._thought, key="thinking", ready_at=self._thinking_due)
 
-    def _tool(self, update: dict[str, Any]) -> None:
-        id_ = update.get("toolCallId")
-        if not isinstance(id_, str):
+    def _thought(self) -> Report:
+        delta, self._thinking_delta = self._thinking_delta, ""
+        self._thinking_due = self._seconds() + THINKING_INTERVAL_S
+        return "thinking", {"text": self._thinking, "delta": delta}
+
+    def _use(self, update: dict[str, Any]) -> None:
+        used, size = count_of(update.get("used")), count_of(update.get("size"))
+        if used is None:
             return
-        self._tool_since_text = True
-        call = self._tools.get(id_)
-        if call is None:
-            call = self._start(id_, update)
-        status = update.get("status")
-        if status in ("completed", "failed"):
-            del self._tools[id_]
-            result = {"isError": status == "failed", "result": _tool_result(update)}
-            self._sink.emit("tool", {"phase": "result", **call, **result})
-        elif update.get("sessionUpdate") == "tool_call_update" and _has_output(update):
-            self._sink.emit(
-                "tool", {"phase": "update", **call, "partialResult": _tool_result(update)}
-            )
+        self.context_tokens = used
+        self._usage = {"contextTokens": used}
+        if size is not None:
+            self._usage["contextWindow"] = size
+        cost = mapping(update.get("cost"))
+        if isinstance(cost.get("amount"), int | float) and text_of(cost.get("currency")):
+            self._usage["cost"] = {"amount": cost["amount"], "currency": cost["currency"][:10]}
+        self._pacer.report(lambda: ("usage", self._usage), key="usage")
 
-    def _start(self, id_: str, update: dict[str, Any]) -> dict[str, Any]:
-        kind, title = update.get("kind"), update.get("title")
-        call = {"name": kind if isinstance(kind, str) else "other", "toolCallId": id_}
-        self._tools[id_] = call
-        if len(self._tools) > TOOL_CALLS:
-            self._tools.popitem(last=False)
-        start = {"phase": "start", **call, "args": bounded(update.get("rawInput") or {})}
-        if isinstance(title, str):
-            start["title"] = title[:500]
-        self._sink.emit("tool", start)
-        return call
-
-    def _plan(self, entries: Any) -> None:
-        if isinstance(entries, list):
-            shapes = [entry for entry in entries[:200] if isinstance(entry, dict)]
-            steps = [str(entry.get("content", ""))[:1000] for entry in shapes]
-            kept = [
-                {"content": step, "priority": entry.get("priority"), "status": entry.get("status")}
-                for step, entry in zip(steps, shapes, strict=True)
-            ]
-            self._sink.emit("plan", bounded({"phase": "update", "steps": steps, "entries": kept}))
+    def _planned(self) -> Report:
+        shapes = [entry for entry in self._plan if isinstance(entry, dict)]
+        steps = [str(entry.get("content", ""))[:1000] for entry in shapes]
+        kept = [
+            {"content": step, "priority": entry.get("priority"), "status": entry.get("status")}
+            for step, entry in zip(steps, shapes, strict=True)
+        ]
+        return "plan", bounded({"phase": "update", "steps": steps, "entries": kept})
 
 
-def bounded(value: Any) -> Any:
-    """Return a JSON value, or where it is larger than 64 KiB what is left of it and its size."""
-    encoded = msgspec.json.encode(value)
-    if len(encoded) <= VALUE_BYTES:
-        return value
-    preview = encoded[: 4 * PREVIEW_CHARS].decode("utf-8", "ignore")[:PREVIEW_CHARS]
-    return {"truncated": True, "bytes": len(encoded), "preview": preview}
+KINDS = frozenset(
+    {
+        *("agent_message_chunk", "agent_thought_chunk", "user_message_chunk", "tool_call"),
+        *("tool_call_update", "plan", "available_commands_update", "current_mode_update"),
+        *("config_option_update", "usage_update", "session_info_update"),
+    }
+)
+"""The kinds of update that are known."""
+
+
+class SessionFacts:
+    """What an agent says of a session, latest first: its mode, models, options, commands, title.
+
+    :ivar options: the ``configOptions`` as ACP has them.
+    :ivar models: ids of the models it offers, where it does so outside of the options.
+    """
+
+    def __init__(self) -> None:
+        self.options: list[dict[str, Any]] = []
+        self.models: tuple[str, ...] = ()
+        self.model: str | None = None
+        self.mode: str | None = None
+        self.commands: tuple[str, ...] = ()
+        self.title: str | None = None
+
+    def opened(self, answer: dict[str, Any]) -> None:
+        """Take the answer to ``session/new``, ``session/load`` or ``session/resume``."""
+        self._take_options(answer.get("configOptions"))
+        self.mode = text_of(mapping(answer.get("modes")).get("currentModeId"))
+        models = mapping(answer.get("models"))
+        listed = [
+            text_of(mapping(each).get("modelId")) for each in items(models.get("availableModels"))
+        ]
+        self.models = tuple(id_ for id_ in listed[:1000] if id_ is not None)
+        self.model = text_of(models.get("currentModelId"))
+
+    def update(self, update: dict[str, Any]) -> None:
+        """Take a ``session/update``."""
+        match update.get("sessionUpdate"):
+            case "config_option_update":
+                self._take_options(update.get("configOptions"))
+            case "current_mode_update":
+                self.mode = text_of(update.get("currentModeId"))
+            case "session_info_update":
+                title = text_of(update.get("title"))
+                self.title = title[:500] if title else self.title
+            case "available_commands_update":
+                commands = items(update.get("availableCommands"))[:200]
+                names = [text_of(mapping(command).get("name")) for command in commands]
+                self.commands = tuple(name[:100] for name in names if name is not None)
+
+    def option(self, category: str) -> dict[str, Any] | None:
+        """Return the option of a category (``model``, ``thought_level`` …) that is chosen from a list."""
+        for option in self.options:
+            if option.get("category") == category and text_of(option.get("id")):
+                return option
+        return None
+
+    def _take_options(self, value: Any) -> None:
+        if isinstance(value, list):
+            kept = bounded([option for option in value[:100] if isinstance(option, dict)], 262_144)
+            self.options = kept if isinstance(kept, list) else []
+
+
+def choices(option: dict[str, Any]) -> tuple[str, ...]:
+    """Return the values that an option can have, those of its groups included."""
+    found: list[str] = []
+    for entry in items(option.get("options")):
+        shape = mapping(entry)
+        for choice in items(shape.get("options")) or [shape]:
+            value = text_of(mapping(choice).get("value"))
+            if value is not None:
+                found.append(value)
+    return tuple(found)
 
 
 def _text(content: Any) -> str:
-    if isinstance(content, dict) and content.get("type") == "text":
-        text = content.get("text")
-        return text if isinstance(text, str) else ""
+    """Return what a content block says in an answer; what can not be shown there is named."""
+    shape = mapping(content)
+    text = shape.get("text")
+    match shape.get("type"):
+        case "text":
+            return text if isinstance(text, str) else ""
+        case "resource_link":
+            return f"[{text_of(shape.get('title')) or shape.get('name')}]({shape.get('uri')})"[
+                :2000
+            ]
+        case "resource":
+            inner = mapping(shape.get("resource"))
+            return text_of(inner.get("text")) or f"[{str(inner.get('uri'))[:500]}]"
+        case "image" | "audio" as kind:
+            return f"[{kind}: {str(shape.get('mimeType'))[:100]}]"
     return ""
-
-
-def _has_output(update: dict[str, Any]) -> bool:
-    return bool(update.get("content")) or update.get("rawOutput") is not None
-
-
-def _tool_result(update: dict[str, Any]) -> Any:
-    blocks = []
-    content = update.get("content")
-    for item in content if isinstance(content, list) else []:
-        if not isinstance(item, dict):
-            continue
-        if item.get("type") == "content":
-            blocks.append(item.get("content"))
-        elif item.get("type") == "diff":
-            blocks.append({"type": "text", "text": f"changed {item.get('path')}"})
-    result: dict[str, Any] = {"content": blocks}
-    if update.get("rawOutput") is not None:
-        result["details"] = update["rawOutput"]
-    return bounded(result)

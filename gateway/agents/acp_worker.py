@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
 from gateway import __version__
+from gateway.agents.acp_capabilities import PROTOCOL_VERSION, Capabilities, read_capabilities
 from gateway.agents.acp_content import (
-    CANCELLED_PERMISSION,
-    HISTORY_MESSAGES,
-    history_items,
     prompt_blocks,
     prompt_error,
     prompt_meta,
-    refusal,
+    read_compaction,
+    run_result,
 )
-from gateway.agents.acp_session import AgentSession, SessionTable, Turn
-from gateway.agents.jsonrpc import METHOD_NOT_FOUND, LineTooLong, RpcError
+from gateway.agents.acp_opening import Opener
+from gateway.agents.acp_requests import Access, ClientSide, InThread
+from gateway.agents.acp_session import AgentSession, SessionTable
+from gateway.agents.acp_terminals import MakeTerminal, Terminals
+from gateway.agents.acp_turn import Turn
+from gateway.agents.acp_updates import KINDS
+from gateway.agents.acp_values import mapping, text_of
+from gateway.agents.jsonrpc import LineTooLong, RpcError
+from gateway.agents.pipes import InputFull
 from gateway.agents.process import ChildProcess, Command, Exit
 from gateway.agents.rpc import Conversation, TooMuchGarbage
+from gateway.agents.vitality import Liveness
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.interfaces import IClock, IRunSink
-from gateway.model import RunRequest, RunResult
+from gateway.model import Attachment, Compaction, RunRequest, RunResult
 
-PROTOCOL_VERSION = 1
 INITIALIZE_S = 30.0
 """How long a process has from its start to its answer to ``initialize``."""
-NEW_SESSION_S = 60.0
-"""How long it has to open a session."""
+STEER_S = 10.0
+"""How long an agent has to say whether it takes another message."""
+CLOSE_S = 10.0
+"""How long it has to close a session."""
+UNKNOWN_KINDS = 100
+"""Kinds of update that are not known and were logged; more are not."""
 
-MakeChild = Callable[[Callable[[bytes], None], Callable[[Exit], None]], ChildProcess]
+T = TypeVar("T")
+
+MakeChild = Callable[
+    [Callable[[bytes], None], Callable[[Exit], None], Callable[[Exit], None]], ChildProcess
+]
+"""Makes a child from what it calls: with its output, at its death, and when nothing is left of it."""
 
 
 class AcpWorker:
@@ -41,7 +57,8 @@ class AcpWorker:
 
     ``on_ready`` is called once it has answered ``initialize``, ``on_end`` once it is gone, with the
     error that its runs ended with. Whatever it does wrong (no answer, garbage, a line without end, a
-    cancelled prompt it does not answer), it is killed for it, and its runs fail at that moment.
+    cancelled prompt it does not answer, input it does not read, silence for ``hang_timeout_s`` while it
+    has a turn), it is killed for it, and its runs fail at that moment.
 
     :ivar agent_info: what the program says of itself: name, title, version.
     """
@@ -54,24 +71,42 @@ class AcpWorker:
         clock: IClock,
         on_ready: Callable[[], None],
         on_end: Callable[[BackendError], None],
+        hang_timeout_s: float = 0.0,
+        *,
+        access: Access,
+        make_terminal: MakeTerminal,
+        in_thread: InThread,
     ) -> None:
         self._name = name
         self._command = command
         self._clock = clock
         self._on_ready = on_ready
         self._on_end = on_end
+        self._access = access
         self._log = Logger(namespace=f"gateway.agents.{name}")
-        self._child = make_child(self._received, self._exited)
+        self._child = make_child(self._received, self._died, self._exited)
+        self._liveness = Liveness(clock, hang_timeout_s, self._hung)
+        self._terminals = Terminals(make_terminal)
+        self._client = ClientSide(
+            access=access,
+            cwd=command.cwd,
+            terminals=self._terminals,
+            in_thread=in_thread,
+            turn_of=lambda session_id: self._turns.get(session_id),
+            log=self._log,
+        )
         self._rpc = Conversation(
-            write=self._child.write,
-            on_request=self._requested,
+            write=self._write,
+            on_request=self._asked,
             on_notification=self._notified,
             clock=clock,
             log=self._log,
         )
-        self._sessions = SessionTable()
-        self._turns: dict[str, Turn] = {}
-        self._capabilities: dict[str, Any] = {}
+        self._sessions = SessionTable(self._forgotten)
+        self._turns: dict[str, Turn[Any]] = {}
+        self._unknown: set[str] = set()
+        self._can = Capabilities()
+        self._opener: Opener | None = None
         self._error: BackendError | None = None
         self.agent_info: dict[str, Any] = {}
 
@@ -85,15 +120,27 @@ class AcpWorker:
         """The process id."""
         return self._child.pid
 
+    @property
+    def asking(self) -> int:
+        """How many questions to an operator are open: while there are any, silence is no sign of a hang."""
+        return sum(len(turn.questions) for turn in self._turns.values())
+
+    def holds(self, key: str, session_id: str) -> bool:
+        """Whether the conversation of this session is open in it."""
+        return self._sessions.holds(key, session_id)
+
+    def describe(self) -> dict[str, Any]:
+        """Return ``{pid?, launcherPid?, sessions}``."""
+        ids = {"pid": self._child.pid, "launcherPid": self._child.launcher_pid}
+        known = {name: value for name, value in ids.items() if value is not None}
+        return {**known, "sessions": len(self._sessions)}
+
     def start(self) -> None:
         """Start the process. Raises OSError if there can be none."""
         self._child.spawn(self._command)
         params = {
             "protocolVersion": PROTOCOL_VERSION,
-            "clientCapabilities": {
-                "fs": {"readTextFile": False, "writeTextFile": False},
-                "terminal": False,
-            },
+            "clientCapabilities": self._access.capabilities,
             "clientInfo": {"name": "txgateway", "title": "gateway", "version": __version__},
         }
         answer = self._rpc.request("initialize", params, INITIALIZE_S)
@@ -111,55 +158,135 @@ class AcpWorker:
         """Run one turn, after the turns before it in its session. Cancelling it ends it at once."""
         return Deferred.fromCoroutine(self._run(request, sink))
 
+    def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
+        """Give a run that goes on another message; whether the agent took it."""
+        return Deferred.fromCoroutine(self._steer(run_id, text, attachments))
+
+    def compact(self, request: RunRequest, sink: IRunSink) -> Deferred[Compaction | None]:
+        """Have the agent summarise a session's older turns. Cancelling it ends it at once."""
+        return Deferred.fromCoroutine(self._compact(request, sink))
+
     async def _run(self, request: RunRequest, sink: IRunSink) -> RunResult:
-        session = self._sessions.get(request.session_key, request.session_id)
-        await session.lock.acquire()
+        session, acp_id = await self._locked(request, sink)
         try:
-            if session.acp_id is None:
-                history = await sink.history(HISTORY_MESSAGES)
-                session.acp_id = await self._open(history_items(history))
+            assert self._opener is not None
+            notices = await self._opener.settle(session, request)
         except BaseException:
             session.lock.release()
             raise
-        return await self._prompt(session, session.acp_id, request, sink)
 
-    async def _open(self, history: list[dict[str, str]]) -> str:
-        meta = {"gateway": {"history": history}}
-        params = {"cwd": self._command.cwd, "mcpServers": [], "_meta": meta}
+        def read(answer: Any) -> RunResult:
+            option = session.facts.option("model") or {}
+            return run_result(
+                answer,
+                context_tokens=turn.updates.context_tokens,
+                provider=self._can.name or self._name,
+                model=text_of(option.get("currentValue")) or session.facts.model,
+            )
+
+        preface, session.preface = session.preface, None
+        params = {
+            "sessionId": acp_id,
+            "prompt": prompt_blocks(request.text, request.attachments, self._can, preface),
+            "_meta": prompt_meta(request),
+        }
+        turn = self._turn(session, acp_id, request, sink, read)
+        for kind, text in notices:
+            turn.updates.notice(kind, text)
+        return await self._go(turn, "session/prompt", params)
+
+    async def _compact(self, request: RunRequest, sink: IRunSink) -> Compaction | None:
+        if not self._can.compact:
+            raise BackendError("this agent can not shorten a conversation when told to")
+        session, acp_id = await self._locked(request, sink)
+        turn = self._turn(session, acp_id, request, sink, read_compaction)
+        params = {"sessionId": acp_id}
+        if request.text:
+            params["instructions"] = request.text
+        return await self._go(turn, "_gateway/compact", params)
+
+    async def _steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> bool:
+        going = (turn for turn in self._turns.values() if turn.run_id == run_id)
+        turn = next((each for each in going if not each.cancelled), None)
+        if turn is None or not self._can.steer:
+            return False
+        params = {
+            "sessionId": turn.acp_id,
+            "prompt": prompt_blocks(text, attachments, self._can),
+        }
         try:
-            answer = await self._rpc.request("session/new", params, NEW_SESSION_S)
-        except RpcError as error:
-            raise prompt_error(error) from None
-        except DeferredTimeout:
-            text = f"the agent did not open a session within {NEW_SESSION_S:.0f} s"
-            raise BackendError(text, kind=BackendErrorKind.TIMEOUT) from None
-        acp_id = _dict(answer).get("sessionId")
-        if not isinstance(acp_id, str):
-            raise BackendError("the agent opened a session without an id")
-        return acp_id
+            answer = await self._rpc.request("_gateway/steer", params, STEER_S)
+        except (RpcError, DeferredTimeout, BackendError) as error:
+            self._log.info("a run took no other message: {error!s:.200}", error=error)
+            return False
+        return mapping(answer).get("accepted") is True
 
-    def _prompt(
-        self, session: AgentSession, acp_id: str, request: RunRequest, sink: IRunSink
-    ) -> Deferred[RunResult]:
-        turn = Turn(self._rpc, session, acp_id, sink, self._clock, self._stuck)
+    async def _locked(self, request: RunRequest, sink: IRunSink) -> tuple[AgentSession, str]:
+        """Return the session of a request, open and locked, and the agent's id of it."""
+        session = self._sessions.get(request.session_key, request.session_id)
+        await session.lock.acquire()
+        try:
+            assert self._opener is not None
+            acp_id = session.acp_id
+            if acp_id is None:
+                acp_id = await self._opener.open(session, request, sink)
+            if acp_id in self._turns:
+                raise BackendError("the agent has given one id to two sessions")
+        except BaseException:
+            session.lock.release()
+            raise
+        return session, acp_id
+
+    def _turn(
+        self,
+        session: AgentSession,
+        acp_id: str,
+        request: RunRequest,
+        sink: IRunSink,
+        read: Callable[[Any], T],
+    ) -> Turn[T]:
+        turn = Turn(
+            self._rpc,
+            session,
+            acp_id,
+            request.run_id,
+            sink,
+            self._clock,
+            log=self._log,
+            on_stuck=self._stuck,
+            read=read,
+            terminal=lambda terminal_id: self._terminals.text(acp_id, terminal_id),
+        )
         self._turns[acp_id] = turn
+        return turn
+
+    def _go(self, turn: Turn[T], method: str, params: dict[str, Any]) -> Deferred[T]:
+        def ended(result: Any) -> Any:
+            self._terminals.end(turn.acp_id)
+            return result
+
+        self._liveness.begin()
 
         def answered(_: None) -> None:
-            del self._turns[acp_id]
-            session.lock.release()
+            self._liveness.end()
+            del self._turns[turn.acp_id]
+            turn.session.lock.release()
 
-        images = bool(_dict(self._capabilities.get("promptCapabilities")).get("image"))
-        blocks = prompt_blocks(request, images=images)
-        turn.start(blocks, prompt_meta(request)).addCallback(answered)
+        turn.done.addBoth(ended)
+        turn.start(method, params).addCallback(answered)
         return turn.done
 
     def _initialized(self, answer: Any) -> None:
-        shape = _dict(answer)
-        if shape.get("protocolVersion") != PROTOCOL_VERSION:
-            version = shape.get("protocolVersion")
-            raise BackendError(f"speaks version {version!r:.20} of the protocol, not 1")
-        self._capabilities = _dict(shape.get("agentCapabilities"))
-        self.agent_info = _dict(shape.get("agentInfo"))
+        self._can = read_capabilities(answer)
+        self.agent_info = mapping(mapping(answer).get("agentInfo"))
+        self._opener = Opener(
+            self._rpc,
+            self._can,
+            name=self._can.name or PurePath(self._command.argv[0]).name,
+            cwd=self._command.cwd,
+            servers=self._access.servers,
+            log=self._log,
+        )
         self._on_ready()
 
     def _not_initialized(self, failure: Any) -> None:
@@ -175,7 +302,14 @@ class AcpWorker:
             self._log.failure("initialize", failure=failure)
             self._kill("could not be initialized")
 
+    def _write(self, data: bytes) -> None:
+        try:
+            self._child.write(data)
+        except InputFull:
+            self._kill("does not read its input")
+
     def _received(self, data: bytes) -> None:
+        self._liveness.sign()
         try:
             self._rpc.received(data)
         except (LineTooLong, TooMuchGarbage) as error:
@@ -184,35 +318,66 @@ class AcpWorker:
             self._log.failure("a message could not be handled")
             self._kill("sent what could not be handled")
 
-    def _requested(self, method: str, params: Any) -> Any:
-        if method == "session/request_permission":
-            turn = self._turns.get(str(_dict(params).get("sessionId")))
-            if turn is None or turn.cancelled:
-                return CANCELLED_PERMISSION
-            self._log.info("permission refused: approvals are not configured for this agent")
-            return refusal(_dict(params).get("options"))
-        raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
+    def _asked(self, method: str, params: Any) -> Any:
+        return self._liveness.during(self._client.requested(method, params))
 
     def _notified(self, method: str, params: Any) -> None:
-        shape = _dict(params)
-        session_id, update = shape.get("sessionId"), shape.get("update")
-        if method == "session/update" and isinstance(session_id, str) and isinstance(update, dict):
-            turn = self._turns.get(session_id)
-            if turn is not None:
-                turn.update(update)
+        shape = mapping(params)
+        session_id = text_of(shape.get("sessionId"))
+        if session_id is None:
+            return
+        turn = self._turns.get(session_id)
+        if method == "session/update":
+            self._updated(session_id, turn, mapping(shape.get("update")))
+        elif turn is not None and method == "_gateway/event" and self._can.events:
+            turn.event(shape.get("stream"), shape.get("data"))
+        elif turn is not None and method == "_gateway/compacted":
+            compaction = read_compaction(shape)
+            if compaction is not None:
+                turn.compacted(compaction)
+
+    def _updated(self, session_id: str, turn: Turn[Any] | None, update: dict[str, Any]) -> None:
+        kind = update.get("sessionUpdate")
+        if kind not in KINDS:
+            if (
+                len(self._unknown) < UNKNOWN_KINDS
+                and (word := str(kind)[:100]) not in self._unknown
+            ):
+                self._unknown.add(word)
+                self._log.debug("an update of a kind that is not known: {kind}", kind=word)
+            return
+        session = self._sessions.find(session_id) if turn is None else turn.session
+        if session is not None:
+            session.facts.update(update)
+        if turn is not None:
+            turn.update(update)
+
+    def _forgotten(self, acp_id: str) -> None:
+        """Tell the agent that a session is not used any more, if it wants to know."""
+        if self._can.close and self._error is None:
+            closed = self._rpc.request("session/close", {"sessionId": acp_id}, CLOSE_S)
+            closed.addErrback(
+                lambda failure: self._log.debug("no close: {error!s:.200}", error=failure.value)
+            )
 
     def _stuck(self) -> None:
         self._kill("did not answer a cancelled prompt")
 
-    def _kill(self, why: str) -> None:
+    def _hung(self) -> None:
+        self._kill("showed no sign of life for too long", BackendErrorKind.TIMEOUT)
+
+    def _kill(self, why: str, kind: BackendErrorKind = BackendErrorKind.UNKNOWN) -> None:
         if self._error is None:
             self._log.warn("{why}: killed, pid={pid}", why=why, pid=self.pid)
-            self._fail(BackendError(f"agent {self._name} {why}"))
+            self._fail(BackendError(f"agent {self._name} {why}", kind=kind))
         self._child.kill()
+
+    def _died(self, how: Exit) -> None:
+        self._fail(BackendError(f"the process of agent {self._name} ended: {how}"))
 
     def _exited(self, how: Exit) -> None:
         self._log.info("process ended, pid={pid}, {how}", pid=self.pid, how=how)
-        self._fail(BackendError(f"the process of agent {self._name} ended: {how}"))
+        self._died(how)
         assert self._error is not None
         self._on_end(self._error)
 
@@ -221,7 +386,4 @@ class AcpWorker:
         if self._error is None:
             self._error = error
             self._rpc.close(error)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+            self._terminals.close()

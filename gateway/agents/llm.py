@@ -15,7 +15,8 @@ from zope.interface import implementer
 import gateway
 from gateway.agents.acp import AcpBackend, secret_of, workspace
 from gateway.agents.process import Command, clean_environment
-from gateway.config import AgentConfig, Secret
+from gateway.agents.processconfig import ProcessConfig
+from gateway.config import Secret
 from gateway.errors import ConfigError
 from gateway.interfaces import BackendEnvironment, IAgentBackend, IAgentBackendFactory
 from gateway.model import ModelInfo
@@ -24,7 +25,7 @@ KEY_VARIABLE = "GATEWAY_LLM_API_KEY"
 """The worker gets its key in this variable, and nowhere else."""
 
 
-class LlmConfig(AgentConfig, frozen=True):
+class LlmConfig(ProcessConfig, frozen=True):
     """A model behind an OpenAI-compatible API, run by the gateway's own worker."""
 
     model: str = ""
@@ -69,7 +70,7 @@ class LlmFactory:
         command = Command(worker_argv(config), env, workspace(None, environment))
         provider, _, name = config.model.partition(":")
         models = (ModelInfo(id=name, name=config.name or name, provider=provider),)
-        return AcpBackend(command, models, environment)
+        return AcpBackend(command, models, environment, config)
 
 
 def worker_argv(config: LlmConfig) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall, IProcessTransport
+from twisted.internet.error import ConnectionDone, ProcessDone, ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from gateway.agents.pipes import Intake, Outlet, StderrLog
 from gateway.interfaces import IClock
 
 TERM_AFTER_S = 1.0
@@ -23,9 +24,13 @@ KILL_AFTER_S = 2.0
 """How long it has then to heed SIGTERM."""
 LINGER_S = 1.0
 """How long something else may hold the pipes of a child that has exited."""
-STDERR_LINE_CHARS = 1000
-STDERR_LINES_PER_WINDOW = 200
-STDERR_WINDOW_S = 10.0
+NOTICE_S = 0.5
+"""How long after its death its end, read and swept, is waited for before its runs are told."""
+OVERRUN_S = 3.0
+"""How long the launcher has to end everything; it gives up after 2.5 s itself."""
+SWEEP_S = 3.0
+"""How long the search for what a killed launcher has left may take."""
+MAX_STATUS_BYTES = 100
 
 ALLOWED_ENVIRONMENT = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
@@ -34,7 +39,11 @@ ALLOWED_ENVIRONMENT = (
 )
 """What a child gets of the gateway's environment, beside ``LC_*``; never a key or a token."""
 
-_LAUNCHER = Path(__file__).with_name("launcher.py")
+MARK_VARIABLE = "GATEWAY_PROCESS"
+"""In the environment of an agent and of what it starts: which process of the gateway's it belongs to."""
+
+LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")))
+"""The launcher, whose interpreter takes no module from where the agent may write."""
 
 
 class Exit(NamedTuple):
@@ -60,6 +69,19 @@ class Command(NamedTuple):
     cwd: str
 
 
+class Limits(NamedTuple):
+    """What one process may take: bytes of address space, open files, and how nice it is."""
+
+    memory_bytes: int | None = None
+    open_files: int | None = None
+    nice: int = 0
+
+    def options(self) -> list[str]:
+        """Return them as options of the launcher."""
+        given = {"--memory": self.memory_bytes, "--files": self.open_files, "--nice": self.nice}
+        return [word for name, value in given.items() if value for word in (name, str(value))]
+
+
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the part of the gateway's environment that an agent may see."""
     return {
@@ -70,13 +92,18 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 class ChildProcess(ProcessProtocol):
-    """A child in a session of its own.
+    """An agent program and all that it starts, under a launcher that stays with them.
 
     ``on_output`` gets what it writes on standard output; its standard error goes to the log. When it
-    has exited and its output is read, ``on_exit`` is called, once: then nothing is left of it or of
-    its process group, and no call is pending on the clock.
+    has ended and its output is read, ``on_exit`` is called, once: then nothing is left of it nor of what
+    it started, and no call is pending on the clock. Where that takes longer than half a second,
+    ``on_death`` is called before.
 
-    :ivar pid: its process id, which is its process group's too.
+    ``mark`` is text that no other process has: it is put into the environment, to find what is left if
+    the launcher is killed.
+
+    :ivar pid: the agent's process id, None until the launcher has told it.
+    :ivar launcher_pid: the process id of its parent.
     """
 
     def __init__(
@@ -85,80 +112,152 @@ class ChildProcess(ProcessProtocol):
         *,
         reactor: Any,
         clock: IClock,
+        mark: str,
         on_output: Callable[[bytes], None],
+        on_death: Callable[[Exit], None],
         on_exit: Callable[[Exit], None],
-        kill_group: Callable[[int, int], None] = os.killpg,
+        limits: Limits | None = None,
     ) -> None:
         self._log = Logger(namespace=f"gateway.agents.{name}")
         self._stderr = StderrLog(self._log, clock)
         self._reactor = reactor
         self._clock = clock
+        self._mark = f"{MARK_VARIABLE}={mark}"
+        self._limits = limits or Limits()
         self._on_output = on_output
+        self._on_death = on_death
         self._on_exit = on_exit
-        self._kill_group = kill_group
-        self._process: IProcessTransport | None = None
-        self._input_open = False
+        self._process: Any = None
+        self._outlet: Outlet | None = None
+        self._intakes: dict[int, Intake] = {}
+        self._told = b""
         self._exit: Exit | None = None
+        self._launcher: Exit | None = None
+        self._status_closed = self._pipes_gone = self._killed = False
+        self._sweep: Sweep | None = None
         self._call: IDelayedCall | None = None
+        self._notice: IDelayedCall | None = None
         self.pid: int | None = None
+        self.launcher_pid: int | None = None
 
     def spawn(self, command: Command) -> None:
         """Start it. Raises OSError if there can be no new process."""
-        launch = [sys.executable, "-I", "-S", str(_LAUNCHER), "--parent", str(os.getpid()), "--"]
-        self._process = self._reactor.spawnProcess(
+        name, _, mark = self._mark.partition("=")
+        options = ["--parent", str(os.getpid()), "--status", "3", *self._limits.options()]
+        self._process = process = self._reactor.spawnProcess(
             self,
             sys.executable,
-            [*launch, *command.argv],
-            env=dict(command.env),
+            [*LAUNCH, *options, "--", *command.argv],
+            env=dict(command.env) | {name: mark},
             path=command.cwd,
+            childFDs={0: "w", 1: "r", 2: "r", 3: "r"},
         )
-        self.pid = self._process.pid
-        self._input_open = True
+        self.launcher_pid = process.pid
+        self._outlet = Outlet(process.pipes[0])
+        for descriptor, handle in ((1, self._on_output), (2, self._stderr.feed)):
+            self._intakes[descriptor] = Intake(process.pipes[descriptor], self._clock, handle)
 
     def write(self, data: bytes) -> None:
-        """Write to its standard input; nothing once that is closed."""
-        if self._process is not None and self._input_open:
-            self._process.writeToChild(0, data)
+        """Write to its standard input; nothing once that is closed. Raises InputFull."""
+        if self._outlet is not None:
+            self._outlet.write(data)
 
     def stop(self) -> None:
-        """Close its input; SIGTERM for its group after 1 s, SIGKILL after 2 s more."""
-        if self._process is not None and self._exit is None:
-            self._input_open = False
+        """Close its input; SIGTERM for its group after 1 s, SIGKILL for all of it after 2 s more."""
+        if self._process is not None and not self._ending:
+            self._close_input()
             self._process.closeChildFD(0)
             self._arm(TERM_AFTER_S, self._terminate)
 
     def kill(self) -> None:
-        """End it and its group now."""
-        if self._exit is None:
-            self._signal(signal.SIGKILL)
+        """End it and all that it started, now."""
+        if self._process is not None and not self._ending:
+            self._killed = True
+            self._arm(OVERRUN_S, self._overrun)
+            self._signal(signal.SIGUSR1)
 
-    def outReceived(self, data: bytes) -> None:
-        """Hand on standard output."""
-        self._on_output(data)
+    @property
+    def _ending(self) -> bool:
+        return self._killed or self._exit is not None or self._launcher is not None
 
-    def errReceived(self, data: bytes) -> None:
-        """Log standard error."""
-        self._stderr.feed(data)
+    def childDataReceived(self, child_fd: int, data: bytes) -> None:
+        """Hand on what it writes; read what the launcher tells."""
+        if child_fd in self._intakes:
+            self._intakes[child_fd].take(data)
+        else:
+            *lines, rest = (self._told + data).split(b"\n")
+            self._told = rest[:MAX_STATUS_BYTES]
+            for line in lines:
+                self._status(line.decode("ascii", "replace"))
 
     def childConnectionLost(self, child_fd: int) -> None:
         """A pipe is gone. Without its standard input it is about to end, or deaf for good."""
-        if child_fd == 0 and self._input_open:
-            self._input_open = False
-            self._arm(LINGER_S, self.kill)
+        if child_fd in self._intakes:
+            self._intakes[child_fd].close()
+        elif child_fd == 0:
+            if self._close_input() and not self._ending:
+                self._arm(LINGER_S, self.kill)
+        else:
+            self._status_closed = True
+            self._judge()
 
     def processExited(self, reason: Failure) -> None:
-        """It is gone; what it started goes too, so that the pipes close."""
+        """The launcher is gone; what it has told may still have to be read."""
         value: Any = reason.value
-        self._exit = Exit(value.exitCode, value.signal)
-        self._signal(signal.SIGKILL)
+        self._launcher = Exit(value.exitCode, value.signal)
         self._arm(LINGER_S, self._let_go)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Unless the launcher has said that nothing is left, look for what is."""
+        how = self._launcher
+        if how is not None and self._status_closed and (self._exit is None or how.code != 0):
+            self._log.warn("the launcher ended before its work: {how}", how=how)
+            self._died(how)
+            self._sweep = Sweep(self._mark, self._log, self._clock, self._finish)
+            self._sweep.start(self._reactor)
 
     def processEnded(self, reason: Failure) -> None:
         """Its output is read to the end."""
+        self._pipes_gone = True
         self._arm(None, None)
-        self._stderr.flush()
-        assert self._exit is not None
-        self._on_exit(self._exit)
+        self._close_input()
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._pipes_gone and (self._sweep is None or self._sweep.ended):
+            if self._notice is not None and self._notice.active():
+                self._notice.cancel()
+            self._stderr.flush()
+            assert self._exit is not None
+            self._on_exit(self._exit)
+
+    def _status(self, line: str) -> None:
+        """Take one line of the launcher: ``pid N``, ``exit N``, ``signal N`` or ``left N``."""
+        word, _, digits = line.partition(" ")
+        number = int(digits) if digits.isdecimal() else 0
+        if word == "pid":
+            self.pid = number
+        elif word == "left":
+            self._log.warn("{left} of its processes do not end", left=number)
+        elif word in ("exit", "signal"):
+            # The launcher ends the rest now, in milliseconds unless that resists.
+            self._died(Exit(number, None) if word == "exit" else Exit(None, number))
+            if self._launcher is None:
+                self._arm(OVERRUN_S, self._overrun)
+
+    def _died(self, how: Exit) -> None:
+        if self._exit is None:
+            self._exit = how
+            self._close_input()
+            self._notice = self._clock.callLater(NOTICE_S, self._on_death, how)
+
+    def _close_input(self) -> bool:
+        """Write no more; return whether it was open until now."""
+        outlet, self._outlet = self._outlet, None
+        if outlet is not None:
+            outlet.close()
+        return outlet is not None
 
     def _terminate(self) -> None:
         self._log.warn("does not end by itself: SIGTERM, pid={pid}", pid=self.pid)
@@ -170,26 +269,27 @@ class ChildProcess(ProcessProtocol):
         self._log.warn("does not heed SIGTERM: SIGKILL, pid={pid}", pid=self.pid)
         self.kill()
 
+    def _overrun(self) -> None:
+        self._call = None
+        self._log.warn("the launcher of pid={pid} does not end: SIGKILL", pid=self.pid)
+        self._signal(signal.SIGKILL)
+
     def _let_go(self) -> None:
         self._call = None
         self._log.warn("something else holds the pipes of pid={pid}", pid=self.pid)
-        if self._process is not None:
-            self._process.loseConnection()
+        for intake in self._intakes.values():
+            intake.close()
+        for descriptor in (1, 2, 3):
+            self._process.closeChildFD(descriptor)
+        if 0 in self._process.pipes:
+            # To close it would be to wait until what is left has been read.
+            self._process.pipes[0].connectionLost(Failure(ConnectionDone()))
 
     def _signal(self, number: signal.Signals) -> None:
-        """Signal the whole group; only the child itself while it has not made its group yet."""
-        if self.pid is None or self._process is None:
-            return
         try:
-            self._kill_group(self.pid, number)
-        except ProcessLookupError:
-            if self._exit is None:
-                try:
-                    self._process.signalProcess(number.name.removeprefix("SIG"))
-                except ProcessExitedAlready:
-                    self._log.debug("pid={pid} has exited already", pid=self.pid)
-        except PermissionError:
-            self._log.warn("the process group of pid={pid} holds what is not ours", pid=self.pid)
+            self._process.signalProcess(int(number))
+        except ProcessExitedAlready:
+            self._log.debug("the launcher of pid={pid} has ended already", pid=self.pid)
 
     def _arm(self, delay: float | None, call: Callable[[], None] | None) -> None:
         if self._call is not None and self._call.active():
@@ -199,49 +299,49 @@ class ChildProcess(ProcessProtocol):
             self._call = self._clock.callLater(delay, call)
 
 
-class StderrLog:
-    """Logs a child's standard error line by line: lines cut at 1000 characters, at most 200 in 10 s."""
+class Sweep(ProcessProtocol):
+    """Ends what has a mark in its environment, by a process of its own: the loop does not wait for /proc.
 
-    def __init__(self, log: Logger, clock: IClock) -> None:
+    ``on_end`` is called when it is done, or was given up.
+
+    :ivar ended: whether it is done.
+    """
+
+    def __init__(self, mark: str, log: Logger, clock: IClock, on_end: Callable[[], None]) -> None:
+        self._mark = mark
         self._log = log
         self._clock = clock
-        self._rest = b""
-        self._window_end = 0.0
-        self._lines = 0
+        self._on_end = on_end
+        self._process: Any = None
+        self._deadline: IDelayedCall | None = None
+        self.ended = False
 
-    def feed(self, data: bytes) -> None:
-        """Log the lines that ``data`` completes."""
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            self._line(self._rest + line)
-            self._rest = b""
-        self._rest = (self._rest + rest)[: 4 * STDERR_LINE_CHARS]
+    def start(self, reactor: Any) -> None:
+        """Start it. Where no process can be had, that is logged, and it is given up."""
+        argv = [*LAUNCH, "--sweep", self._mark]
+        try:
+            self._process = reactor.spawnProcess(self, sys.executable, argv, env={}, path="/")
+        except OSError as error:
+            self._log.error("its processes can not be looked for: {why}", why=error.strerror)
+            self.ended = True
+        else:
+            self._deadline = self._clock.callLater(SWEEP_S, self._give_up)
 
-    def flush(self) -> None:
-        """Log what is left without a newline, and what was left out."""
-        self._line(self._rest)
-        self._rest = b""
-        self._left_out()
+    def errReceived(self, data: bytes) -> None:
+        """Log what it has to say."""
+        self._log.warn("{line}", line=data[:1000].decode("utf-8", "replace"))
 
-    def _line(self, line: bytes) -> None:
-        text = line.decode("utf-8", "replace").rstrip()
-        if not text:
-            return
-        now = self._clock.seconds()
-        if now >= self._window_end:
-            self._left_out()
-            self._window_end, self._lines = now + STDERR_WINDOW_S, 0
-        self._lines += 1
-        if self._lines <= STDERR_LINES_PER_WINDOW:
-            shown = "".join(
-                char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
-            )
-            if len(shown) > STDERR_LINE_CHARS:
-                shown = shown[:STDERR_LINE_CHARS] + "…"
-            self._log.info("{line}", line=shown)
+    def processEnded(self, reason: Failure) -> None:
+        """It is done."""
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        if not reason.check(ProcessDone):
+            self._log.error("some of its processes may be left")
+        self.ended = True
+        self._on_end()
 
-    def _left_out(self) -> None:
-        if self._lines > STDERR_LINES_PER_WINDOW:
-            left_out = self._lines - STDERR_LINES_PER_WINDOW
-            self._log.warn("{left_out} more lines left out", left_out=left_out)
-        self._lines = 0
+    def _give_up(self) -> None:
+        try:
+            self._process.signalProcess("KILL")
+        except ProcessExitedAlready:
+            self._log.debug("the search for its processes has just ended")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from gateway.agents.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
     MAX_LINE_BYTES,
     ErrorResult,
     Garbage,
@@ -16,6 +19,7 @@ from gateway.agents.jsonrpc import (
     Notification,
     Received,
     Request,
+    RequestId,
     Result,
     RpcError,
     encode_error,
@@ -28,6 +32,8 @@ from gateway.interfaces import IClock
 
 MAX_PENDING = 1000
 """Requests that may wait for an answer at once."""
+MAX_SERVED = 100
+"""Requests of the other side that may be in work at once."""
 MAX_GARBAGE = 100
 """Lines that are no messages, beyond those that as many messages made good."""
 
@@ -39,8 +45,10 @@ class TooMuchGarbage(Exception):
 class Conversation:
     """Sends requests and notifications through ``write``, hands on what is asked and told.
 
-    ``on_request`` returns the answer or raises RpcError; ``on_notification`` just gets it. Whoever
-    cancels a request's Deferred is not told the late answer.
+    ``on_request`` returns the answer, a Deferred of it, or raises RpcError; ``on_notification`` just gets
+    it. What else these raise is logged: the other side is told that there was an error, and no more.
+    Whoever cancels a request's Deferred is not told the late answer. :meth:`close` cancels what is in
+    work for the other side.
 
     :ivar garbage: lines that were no messages, all in all.
     """
@@ -61,6 +69,7 @@ class Conversation:
         self._log = log
         self._reader = MessageReader()
         self._pending: dict[int, Deferred[Any]] = {}
+        self._served: dict[RequestId, Deferred[Any]] = {}
         self._last_id = 0
         self._closed: BackendError | None = None
         self._garbage_level = 0
@@ -70,6 +79,11 @@ class Conversation:
     def pending(self) -> int:
         """How many requests wait for an answer."""
         return len(self._pending)
+
+    @property
+    def served(self) -> int:
+        """How many requests of the other side are in work."""
+        return len(self._served)
 
     def request(self, method: str, params: Any, timeout_s: float | None = None) -> Deferred[Any]:
         """Ask; the Deferred gives the result.
@@ -115,6 +129,9 @@ class Conversation:
         if self._closed is None:
             self._closed = error
             waiting, self._pending = self._pending, {}
+            served, self._served = self._served, {}
+            for answer in served.values():
+                answer.cancel()
             for answer in waiting.values():
                 answer.errback(error)
 
@@ -128,19 +145,50 @@ class Conversation:
         self._garbage_level = max(0, self._garbage_level - 1)
         match message:
             case Request(id_, method, params):
-                self._write(self._answer(id_, method, params))
+                self._serve(id_, method, params)
             case Notification(method, params):
-                self._on_notification(method, params)
+                try:
+                    self._on_notification(method, params)
+                except Exception:
+                    self._log.failure("{method:.100} could not be handled", method=method)
             case Result(id_, value):
                 self._resolve(id_, value)
             case ErrorResult(id_, error):
                 self._resolve(id_, error)
 
-    def _answer(self, id_: int | str | None, method: str, params: Any) -> bytes:
-        try:
-            return encode_result(id_, self._on_request(method, params))
-        except RpcError as error:
-            return encode_error(id_, error)
+    def _serve(self, id_: RequestId, method: str, params: Any) -> None:
+        if id_ in self._served:
+            self._refuse(id_, RpcError(INVALID_REQUEST, "a request with this id is in work"))
+        elif len(self._served) >= MAX_SERVED:
+            self._refuse(id_, RpcError(INTERNAL_ERROR, f"{MAX_SERVED} requests are in work"))
+        else:
+            answer: Deferred[Any] = maybeDeferred(self._on_request, method, params)
+            self._served[id_] = answer
+            answer.addCallback(self._answered, id_)
+            answer.addErrback(self._not_served, id_, method)
+
+            def forget(_: Any) -> None:
+                if self._served.get(id_) is answer:
+                    del self._served[id_]
+
+            answer.addCallback(forget)
+
+    def _answered(self, value: Any, id_: RequestId) -> None:
+        if self._closed is None:
+            self._write(encode_result(id_, value))
+
+    def _not_served(self, failure: Failure, id_: RequestId, method: str) -> None:
+        if self._closed is not None and failure.check(CancelledError):
+            return
+        if isinstance(failure.value, RpcError):
+            self._refuse(id_, failure.value)
+            return
+        self._log.failure("{method:.100} could not be answered", failure=failure, method=method)
+        self._refuse(id_, RpcError(INTERNAL_ERROR, "the gateway could not do it"))
+
+    def _refuse(self, id_: RequestId, error: RpcError) -> None:
+        if self._closed is None:
+            self._write(encode_error(id_, error))
 
     def _resolve(self, id_: int | str | None, value: Any) -> None:
         answer = self._pending.pop(id_, None) if isinstance(id_, int) else None

@@ -70,6 +70,7 @@ class Supervisor(Generic[W]):
         self._backoff = Backoff(entropy)
         self._log = Logger(namespace=f"gateway.agents.{name}")
         self._worker: W | None = None
+        self._started_at_ms = 0
         self._ready_at: float | None = None
         self._waiting: list[Deferred[W]] = []
         self._next_start: IDelayedCall | None = None
@@ -92,12 +93,14 @@ class Supervisor(Generic[W]):
         return self._worker
 
     def describe(self) -> dict[str, Any]:
-        """Return ``{state, restarts, lastError?, nextStartInMs?}`` for people.
+        """Return ``{state, restarts, startedAtMs?, lastError?, nextStartInMs?}`` for people.
 
         The states: ready, starting, failing (it takes no more work and ends), waiting (for its next
         start), stopped.
         """
         facts: dict[str, Any] = {"state": self._state(), "restarts": self.restarts}
+        if self._worker is not None:
+            facts["startedAtMs"] = self._started_at_ms
         if self.last_error is not None:
             facts["lastError"] = self.last_error.message
         if self._next_start is not None:
@@ -160,6 +163,7 @@ class Supervisor(Generic[W]):
 
     def _spawn(self) -> None:
         self._next_start = None
+        self._started_at_ms = self._clock.now_ms()
         self._worker = worker = self._make(self._is_ready, self._has_ended)
         try:
             worker.start()

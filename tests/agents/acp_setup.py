@@ -8,7 +8,9 @@ from typing import Any
 from twisted.python.failure import Failure
 
 from gateway.agents.acp import AcpBackend
+from gateway.agents.acp_requests import Access
 from gateway.agents.process import Command
+from gateway.agents.processconfig import ProcessConfig
 from gateway.errors import BackendError
 from gateway.model import ModelInfo
 from gateway.testing import FakeClock
@@ -21,37 +23,66 @@ from tests.agents.fakes import (
 )
 
 MODELS = (ModelInfo(id="main", name="Main", provider="acp"),)
-INITIALIZED = {"protocolVersion": 1, "agentCapabilities": {"promptCapabilities": {"image": True}}}
+ACCESS = Access(files=True, terminal="ask", terminal_env={"PATH": "/usr/bin:/bin"})
 
 
-def make_backend(directory: Path, clock: FakeClock, reactor: FakeReactor) -> AcpBackend:
+def initialized(*ours: str, **agent: Any) -> dict[str, Any]:
+    """Return an answer to ``initialize``: capabilities of ACP, and by name those of our own agents."""
+    meta = {"_meta": {"gateway": dict.fromkeys(ours, True)}} if ours else {}
+    return {"protocolVersion": 1, "agentCapabilities": agent | meta}
+
+
+INITIALIZED = initialized("history", promptCapabilities={"image": True})
+
+
+def make_backend(
+    directory: Path,
+    clock: FakeClock,
+    reactor: FakeReactor,
+    access: Access = ACCESS,
+    **settings: Any,
+) -> AcpBackend:
     command = Command(("agent",), {}, str(directory / "workspace" / "main"))
     environment = make_environment(directory, clock, reactor)
-    return AcpBackend(command, MODELS, environment, reactor.kill_group)
+    config = ProcessConfig(**{"hang_timeout_s": 0, **settings})
+    return AcpBackend(command, MODELS, environment, config, access)
 
 
 class Setup:
     """A backend whose processes are played by the test."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, access: Access = ACCESS, **settings: Any) -> None:
         self.clock = FakeClock()
         self.reactor = FakeReactor()
-        self.backend = make_backend(directory, self.clock, self.reactor)
+        self.backend = make_backend(directory, self.clock, self.reactor, access, **settings)
+        self.root = directory / "workspace" / "main"
         self.sink = RecordingSink()
 
     @property
     def process(self) -> FakeProcess:
         return self.reactor.processes[-1]
 
-    def start(self) -> FakeProcess:
+    def start(self, agent: dict[str, Any] = INITIALIZED) -> FakeProcess:
         """Start the backend; its process is initialized."""
         self.backend.startService()
-        return self.initialize()
+        return self.initialize(agent)
 
-    def initialize(self) -> FakeProcess:
+    def initialize(self, agent: dict[str, Any] = INITIALIZED) -> FakeProcess:
         (initialize,) = self.process.messages()
-        self.process.answer(initialize["id"], INITIALIZED)
+        self.process.answer(initialize["id"], agent)
         return self.process
+
+    def turn(self, **agent: Any) -> FakeProcess:
+        """Start the backend and a run in session ``s1``."""
+        process = self.start(**agent)
+        self.ends = self.run()
+        self.prompt_id = self.open()["id"]
+        return process
+
+    def ask(self, method: str, **params: Any) -> list[dict[str, Any]]:
+        """Send a request of the agent; return what is written back at once."""
+        self.process.send(id="q", method=method, params={"sessionId": "s1"} | params)
+        return self.process.messages()
 
     def run(
         self, text: str = "hello", sink: RecordingSink | None = None, **changes: Any

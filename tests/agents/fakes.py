@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -16,6 +17,11 @@ from zope.interface import implementer
 from gateway.interfaces import BackendEnvironment, IClock, IRunSink
 from gateway.model import ApprovalRequest, Compaction, Decision, Message, RunRequest
 from gateway.testing import FakeEntropy
+
+
+def _split(argv: list[str]) -> tuple[list[str], str, list[str]]:
+    at = argv.index("--") if "--" in argv else len(argv)
+    return argv[:at], "--", argv[at + 1 :]
 
 
 @implementer(IRunSink)
@@ -33,6 +39,7 @@ class RecordingSink:
         )
         self.bound: list[str | None] = []
         self.compactions: list[Compaction] = []
+        self.note: Callable[[Compaction], Deferred[None]] = lambda _: succeed(None)
 
     @property
     def said(self) -> str:
@@ -59,7 +66,7 @@ class RecordingSink:
 
     def compacted(self, compaction: Compaction) -> Deferred[None]:
         self.compactions.append(compaction)
-        return succeed(None)
+        return self.note(compaction)
 
 
 def run_request(text: str = "hello", **changes: Any) -> RunRequest:
@@ -84,13 +91,50 @@ def make_environment(state_dir: Path, clock: IClock, reactor: Any = None) -> Bac
     )
 
 
+class FakePipe:
+    """The gateway's end of a pipe: ``full`` makes it hold up its producer, as one that nobody reads does."""
+
+    def __init__(self, process: FakeProcess) -> None:
+        self._process = process
+        self.producer: Any = None
+        self.reading = True
+        self.full = False
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def write(self, data: bytes) -> None:
+        self._process.writeToChild(0, data)
+        if self.full and self.producer is not None:
+            self.producer.pauseProducing()
+
+    def drain(self) -> None:
+        """Somebody reads again."""
+        self.full = False
+        self.producer.resumeProducing()
+
+    def stopReading(self) -> None:
+        self.reading = False
+
+    def startReading(self) -> None:
+        self.reading = True
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._process.pipes_closed = True
+
+
 @implementer(IProcessTransport)
 class FakeProcess:
-    """A child that does what the test says."""
+    """A child under its launcher, which does what the test says."""
 
     def __init__(self, pid: int, protocol: Any, argv: list[str], env: Any, path: str) -> None:
         self.pid = pid
-        self.argv = argv[argv.index("--") + 1 :]
+        self.options, _, self.argv = _split(argv)
+        self.pipes = {number: FakePipe(self) for number in range(4)}
         self.env = env
         self.path = path
         self.protocol = protocol
@@ -126,8 +170,10 @@ class FakeProcess:
     def closeStderr(self) -> None: ...
 
     def closeChildFD(self, descriptor: int) -> None:
-        assert descriptor == 0
-        self.input_closed = True
+        if descriptor == 0:
+            self.input_closed = True
+        else:
+            self.pipes_closed = True
 
     def loseConnection(self) -> None:
         self.pipes_closed = True
@@ -135,7 +181,7 @@ class FakeProcess:
     def signalProcess(self, signal_id: str | int) -> None:
         if self.exited:
             raise ProcessExitedAlready
-        self.signals.append(str(signal_id))
+        self.signals.append(Signals(signal_id).name if isinstance(signal_id, int) else signal_id)
 
     # What the test does with it.
 
@@ -161,30 +207,44 @@ class FakeProcess:
         content = {"type": "text", "text": text}
         self.update(session_id, "agent_message_chunk", content=content)
 
+    def tell(self, line: str) -> None:
+        """Have the launcher tell something."""
+        self.protocol.childDataReceived(3, line.encode() + b"\n")
+
     def exit(self, code: int | None = None, signal: int | None = None) -> None:
-        """Exit, its pipes still open."""
+        """Exit, and the launcher with it, its pipes still open."""
+        self.tell(f"exit {code}" if signal is None else f"signal {signal}")
+        self.lose_launcher(0)
+
+    def lose_launcher(self, code: int | None = None, signal: int | None = None) -> None:
+        """End the launcher, without a word."""
         self.exited = True
         done = code == 0 and signal is None
         self.reason = Failure(ProcessDone(0) if done else ProcessTerminated(code, signal))
         self.protocol.processExited(self.reason)
+        self.lose(3)
+
+    def lose(self, descriptor: int) -> None:
+        """Close a pipe from its other end."""
+        del self.pipes[descriptor]
+        self.protocol.childConnectionLost(descriptor)
 
     def end(self, code: int | None = None, signal: int | None = None) -> None:
         """Exit, and be read to the end."""
         if not self.exited:
             self.exit(code, signal)
-        for descriptor in (0, 1, 2):
-            self.protocol.childConnectionLost(descriptor)
+        for descriptor in tuple(self.pipes):
+            self.lose(descriptor)
         self.protocol.processEnded(self.reason)
 
 
 @implementer(IReactorProcess)
 class FakeReactor:
-    """Spawns :class:`FakeProcess`. ``groups`` has the signals sent to process groups."""
+    """Spawns :class:`FakeProcess`; ``sweeps`` has those that look for what others have left."""
 
     def __init__(self) -> None:
         self.processes: list[FakeProcess] = []
-        self.groups: list[tuple[int, str]] = []
-        self.no_group = False
+        self.sweeps: list[FakeProcess] = []
         self.refuse: OSError | None = None
 
     def spawnProcess(
@@ -197,16 +257,28 @@ class FakeReactor:
         uid: Any = None,
         gid: Any = None,
         use_pty: Any = False,
-        child_fds: Any = None,
+        childFDs: Any = None,  # noqa: N803 - Twisted's name
     ) -> FakeProcess:
         if self.refuse is not None:
             raise self.refuse
-        process = FakeProcess(1000 + len(self.processes), process_protocol, list(args), env, path)
-        self.processes.append(process)
+        group = self.sweeps if "--sweep" in args else self.processes
+        pid = 1000 + len(self.processes) + 1000 * len(self.sweeps)
+        process = FakeProcess(pid, process_protocol, list(args), env, path)
+        group.append(process)
         process_protocol.makeConnection(process)
         return process
 
-    def kill_group(self, pid: int, number: Any) -> None:
-        if self.no_group:
-            raise ProcessLookupError
-        self.groups.append((pid, number.name))
+    def callFromThread(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+    def getThreadPool(self) -> FakeReactor:
+        return self
+
+    def callInThreadWithCallback(self, done: Any, work: Any, *args: Any) -> None:
+        """What would run in a thread runs at once."""
+        try:
+            result = work(*args)
+        except Exception:
+            done(False, Failure())
+        else:
+            done(True, result)

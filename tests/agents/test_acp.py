@@ -9,7 +9,12 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from gateway.agents.acp_session import MAX_SESSIONS, MAX_WAITING
-from gateway.interfaces import IAgentBackend, IWorkerBackend
+from gateway.interfaces import (
+    IAgentBackend,
+    ICompactingBackend,
+    ISteerableBackend,
+    IWorkerBackend,
+)
 from gateway.model import Message, RunResult
 from tests.agents.acp_setup import INITIALIZED, Setup, failure_of, make_backend
 from tests.agents.contract import AgentBackendContract
@@ -59,15 +64,15 @@ class TestContract(AgentBackendContract):
 
 
 def test_a_process_is_initialized(setup: Setup) -> None:
-    """The first request says the version and that files and terminals are not served; then it is ready."""
+    """The first request says the version and what the gateway serves; then it is ready."""
     setup.backend.startService()
 
     (initialize,) = setup.process.messages()
     assert initialize["method"] == "initialize"
     assert initialize["params"]["protocolVersion"] == 1
     assert initialize["params"]["clientCapabilities"] == {
-        "fs": {"readTextFile": False, "writeTextFile": False},
-        "terminal": False,
+        "fs": {"readTextFile": True, "writeTextFile": True},
+        "terminal": True,
     }
     assert not setup.backend.ready()
     setup.process.answer(initialize["id"], INITIALIZED)
@@ -219,11 +224,26 @@ def test_what_it_tells_of_its_process(setup: Setup) -> None:
     """The process behind a run is told with its id and its state, and without one when there is none."""
     backend = setup.backend
     assert verifyObject(IWorkerBackend, backend)
-    assert backend.describe_worker("r1") == {"state": "stopped", "restarts": 0}
+    assert verifyObject(ISteerableBackend, backend)
+    assert verifyObject(ICompactingBackend, backend)
+    stopped = {"process": 1, "state": "stopped", "restarts": 0, "runs": 0}
+    assert backend.describe_worker("run-1") == stopped
     process = setup.start()
-    told = {"state": "ready", "restarts": 0, "pid": process.pid}
-    assert backend.describe_worker("r1") == told
+    process.tell("pid 4711")
+    setup.run()
+    setup.open()
+    assert backend.describe_worker("run-1") == {
+        "process": 1,
+        "state": "ready",
+        "restarts": 0,
+        "runs": 1,
+        "sessions": 1,
+        "pid": 4711,
+        "launcherPid": process.pid,
+        "startedAtMs": setup.clock.EPOCH_MS,
+    }
+    assert backend.workers() == (backend.describe_worker("run-1"),)
     process.end(code=3)
-    assert backend.describe_worker("r1")["state"] == "waiting"
-    assert "pid" not in backend.describe_worker("r1")
+    assert backend.describe_worker("run-1")["state"] == "waiting"
+    assert "pid" not in backend.describe_worker("run-1")
     backend.stopService()

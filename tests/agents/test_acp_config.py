@@ -11,6 +11,7 @@ import pytest
 from zope.interface.verify import verifyObject
 
 from gateway.agents.acp import AcpConfig, AcpFactory
+from gateway.agents.acp_access import access_of
 from gateway.config import decode_agent
 from gateway.errors import ConfigError, StartError
 from gateway.interfaces import IAgentBackend, IAgentBackendFactory
@@ -64,7 +65,7 @@ def test_the_factory_makes_acp_agents(tmp_path: Path) -> None:
     [
         ({}, "agents.main: .*command"),
         ({"command": []}, "agents.main.command"),
-        ({"command": ["sh"], "pool": 2}, "pool"),
+        ({"command": ["sh"], "pool": 0}, "pool"),
         ({"command": ["sh"], "comand": 1}, "comand"),
     ],
 )
@@ -102,3 +103,35 @@ def test_a_missing_secret_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"agents\.main\.env\.K"):
         result_of_make(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [(False, "off"), (True, "ask"), ("ask", "ask"), ("allow", "allow")],
+)
+def test_access_by_the_table(tmp_path: Path, value: Any, mode: str) -> None:
+    """Files, terminals and servers of tools are set in the agent's table."""
+    table = {
+        "command": ["sh"],
+        "fs": False,
+        "terminal": value,
+        "mcp_servers": {"files": {"command": "files", "env": {"K": "v"}}},
+    }
+    config = decode_agent("main", table, AcpConfig, None)
+    environ = {"PATH": "/bin", "OPENAI_API_KEY": "k"}
+
+    access = access_of(config, environ, tmp_path, "agents.main")
+
+    assert (access.files, access.terminal) == (False, mode)
+    assert access.terminal_env == {"PATH": "/bin"}
+    assert [server.name for server in access.servers] == ["files"]
+    assert access.capabilities == {
+        "fs": {"readTextFile": False, "writeTextFile": False},
+        "terminal": mode != "off",
+    }
+
+
+def test_a_wrong_access_is_named() -> None:
+    """A word that is neither of the two is refused with the key."""
+    with pytest.raises(ConfigError, match=r"agents\.main\.terminal"):
+        decode_agent("main", {"command": ["sh"], "terminal": "maybe"}, AcpConfig, None)

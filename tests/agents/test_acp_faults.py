@@ -69,7 +69,7 @@ def test_an_agent_that_does_not_answer_a_cancelled_prompt_is_killed(setup: Setup
 
     setup.clock.advance(5)
 
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
     assert isinstance(other[0], Failure)
     process.end(signal=9)
     setup.clock.advance(0.5)
@@ -156,7 +156,7 @@ def test_initialize_has_a_deadline(setup: Setup) -> None:
     ends = setup.run()
 
     setup.clock.advance(30)
-    assert setup.reactor.groups == [(setup.process.pid, "SIGKILL")]
+    assert setup.process.signals == ["SIGUSR1"]
     setup.process.end(signal=9)
 
     assert "did not answer initialize within 30 s" in failure_of(ends).message
@@ -193,7 +193,7 @@ def test_garbage_is_tolerated_then_the_process_is_killed(setup: Setup) -> None:
     assert setup.sink.said == "fine"
     process.protocol.childDataReceived(1, b"debug: hello\n" * 100)
 
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
     assert "no messages" in failure_of(ends).message
     process.answer(prompt["id"], {"stopReason": "end_turn"})
 
@@ -207,7 +207,7 @@ def test_a_line_without_end_kills(setup: Setup) -> None:
     for _ in range(17):
         process.protocol.childDataReceived(1, b"x" * 1024 * 1024)
 
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
     assert "a line of more than 16777216 bytes" in failure_of(ends).message
 
 
@@ -269,31 +269,9 @@ def test_opening_a_session_has_a_deadline(setup: Setup) -> None:
     assert failure_of(ends).kind is BackendErrorKind.TIMEOUT
 
 
-def test_permission_is_refused(setup: Setup) -> None:
-    """A request for permission is answered: refused during a turn, cancelled outside of one."""
-    process = setup.start()
-    setup.run()
-    setup.open()
-    ask = {"sessionId": "s1", "options": [{"optionId": "no", "kind": "reject_once"}]}
-
-    process.send(id="p1", method="session/request_permission", params=ask)
-    process.send(id="p2", method="session/request_permission", params={"sessionId": "s9"})
-    process.send(id="p2", method="session/request_permission", params={"sessionId": ["odd"]})
-    assert [message["result"] for message in process.messages()] == [
-        {"outcome": {"outcome": "selected", "optionId": "no"}},
-        {"outcome": {"outcome": "cancelled"}},
-        {"outcome": {"outcome": "cancelled"}},
-    ]
-
-    setup.going.addErrback(lambda failure: None).cancel()
-    process.messages()
-    process.send(id="p3", method="session/request_permission", params=ask)
-    assert process.messages()[0]["result"] == {"outcome": {"outcome": "cancelled"}}
-
-
-@pytest.mark.parametrize("method", ["fs/read_text_file", "terminal/create", "_their/extension"])
-def test_files_and_terminals_are_refused(setup: Setup, method: str) -> None:
-    """What was not offered is refused with the code for an unknown method."""
+@pytest.mark.parametrize("method", ["mcp/connect", "elicitation/create", "_their/extension"])
+def test_what_was_not_offered_is_refused(setup: Setup, method: str) -> None:
+    """A method that the gateway does not serve is refused with the code for an unknown method."""
     process = setup.start()
 
     process.send(id=1, method=method, params={})
@@ -341,3 +319,77 @@ def test_stop_ends_turns_and_process(setup: Setup) -> None:
     assert gone.called
     assert setup.clock.getDelayedCalls() == []
     assert len(setup.reactor.processes) == 1
+
+
+def test_a_silent_agent_is_killed(tmp_path: Path) -> None:
+    """Silence while a run goes on ends it with a timeout; silence without one is nobody's harm."""
+    setup = Setup(tmp_path, hang_timeout_s=10)
+    process = setup.start()
+    setup.clock.advance(100)
+    ends = setup.run()
+    setup.open("s1")
+    setup.clock.advance(9)
+    process.say("s1", "wait")
+    setup.clock.advance(9)
+    assert ends == []
+
+    setup.clock.advance(1)
+
+    error = failure_of(ends)
+    assert error.kind is BackendErrorKind.TIMEOUT
+    assert "no sign of life" in error.message
+    assert process.signals == ["SIGUSR1"]
+    process.end(signal=9)
+    setup.backend.stopService()
+    assert setup.clock.getDelayedCalls() == []
+
+
+def test_an_agent_that_does_not_read_is_killed(setup: Setup) -> None:
+    """What waits for it is bounded: the run that is too much for it fails, and all others with it."""
+    process = setup.start()
+    first = setup.run()
+    setup.open("s1")
+    process.pipes[0].full = True
+    others = []
+    for number in range(8):
+        others.append(setup.run("x" * 9_000_000, session_key=f"agent:main:{number}"))
+        process.send(id=4 + 2 * number, result={"sessionId": f"t{number}"})
+    assert len(process.written) < 10_000_000
+
+    for ends in (first, *others):
+        assert failure_of(ends).message == "agent main does not read its input"
+    assert process.signals == ["SIGUSR1"]
+
+
+def test_runs_do_not_wait_until_all_descendants_are_dead(setup: Setup) -> None:
+    """A run fails half a second after the death of its agent, whatever resists being killed with it."""
+    process = setup.start()
+    ends = setup.run()
+    setup.open("s1")
+
+    process.tell("signal 11")
+    assert ends == []
+    setup.clock.advance(0.5)
+
+    assert failure_of(ends).message == "the process of agent main ended: signal 11 (SIGSEGV)"
+    assert not setup.backend.ready()
+
+
+def test_a_pool_keeps_a_death_to_its_own_runs(tmp_path: Path) -> None:
+    """With two processes a run of the one goes on when the other dies."""
+    setup = Setup(tmp_path, pool=2)
+    first = setup.start()
+    lost = setup.run()
+    setup.open("s1")
+    kept = setup.run(session_key="agent:main:other", run_id="run-2")
+    second = setup.initialize()
+    prompt = setup.open("s1")
+    assert [facts["process"] for facts in setup.backend.workers()] == [1, 2]
+    assert setup.backend.describe_worker("run-2")["launcherPid"] == second.pid
+
+    first.end(signal=9)
+    second.answer(prompt["id"], {"stopReason": "end_turn"})
+
+    assert "signal 9" in failure_of(lost).message
+    assert isinstance(kept[0], RunResult)
+    assert setup.backend.ready()

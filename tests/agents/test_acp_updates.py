@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.agents.acp_updates import THINKING_CHARS, TOOL_CALLS, VALUE_BYTES, TurnUpdates, bounded
+from gateway.agents import acp_updates
+from gateway.agents.acp_updates import (
+    THINKING_CHARS,
+    SessionFacts,
+    TurnUpdates,
+    choices,
+)
 from gateway.testing import FakeClock
 from tests.agents.fakes import RecordingSink
 
@@ -18,7 +24,8 @@ class Turn:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.sink = RecordingSink()
-        self.updates = TurnUpdates(self.sink, self.clock.seconds)
+        self.errors: list[Exception] = []
+        self.updates = TurnUpdates(self.sink, self.clock, self.errors.append)
 
     def report(self, report: str, /, **update: Any) -> None:
         self.updates.update({"sessionUpdate": report} | update)
@@ -52,11 +59,12 @@ def test_thoughts_are_cumulative_and_paced(turn: Turn) -> None:
     turn.think("d")
     turn.think("e")
     turn.say("done")
+    turn.clock.advance(1)
 
     assert turn.sink.events == [
         ("thinking", {"text": "a", "delta": "a"}),
-        ("thinking", {"text": "abcd", "delta": "bcd"}),
-        ("thinking", {"text": "abcde", "delta": "e"}),
+        ("thinking", {"text": "abc", "delta": "bc"}),
+        ("thinking", {"text": "abcde", "delta": "de"}),
     ]
     assert turn.sink.said == "done"
 
@@ -72,43 +80,6 @@ def test_a_long_thought_keeps_its_end(turn: Turn) -> None:
     assert text.endswith("xend")
 
 
-def test_a_tool_call_starts_updates_and_ends(turn: Turn) -> None:
-    """A tool call is told from its start to its result, under one id and name."""
-    output = [{"type": "content", "content": {"type": "text", "text": "3 files"}}]
-    turn.report(
-        "tool_call",
-        toolCallId="t1",
-        title="ls -l",
-        kind="execute",
-        status="pending",
-        rawInput={"command": "ls"},
-    )
-    turn.report("tool_call_update", toolCallId="t1", status="in_progress")
-    turn.report("tool_call_update", toolCallId="t1", status="in_progress", content=output)
-    turn.report(
-        "tool_call_update", toolCallId="t1", status="completed", content=output, rawOutput=0
-    )
-
-    call = {"name": "execute", "toolCallId": "t1"}
-    result = {"content": [{"type": "text", "text": "3 files"}]}
-    assert turn.sink.events == [
-        ("tool", {"phase": "start", **call, "args": {"command": "ls"}, "title": "ls -l"}),
-        ("tool", {"phase": "update", **call, "partialResult": result}),
-        ("tool", {"phase": "result", **call, "isError": False, "result": {**result, "details": 0}}),
-    ]
-
-
-def test_a_tool_call_may_be_told_at_its_end_only(turn: Turn) -> None:
-    """A call that is reported when it has failed still has a start."""
-    diff = {"type": "diff", "path": "/w/a.py", "oldText": "a", "newText": "b"}
-    turn.report("tool_call_update", toolCallId="t1", status="failed", content=[diff])
-
-    (_, start), (_, result) = turn.sink.events
-    assert start == {"phase": "start", "name": "other", "toolCallId": "t1", "args": {}}
-    assert result["isError"] is True
-    assert result["result"] == {"content": [{"type": "text", "text": "changed /w/a.py"}]}
-
-
 def test_words_around_a_tool_call_are_paragraphs(turn: Turn) -> None:
     """What is said after a tool call does not run into what was said before it."""
     turn.report("tool_call", toolCallId="t0", title="x")
@@ -118,6 +89,7 @@ def test_words_around_a_tool_call_are_paragraphs(turn: Turn) -> None:
     turn.say(" it.\n")
     turn.report("tool_call", toolCallId="t2", title="x")
     turn.say("Done.")
+    turn.updates.finish()
 
     assert turn.sink.said == "I look.\n\nFound it.\nDone."
 
@@ -132,25 +104,84 @@ def test_a_plan_is_told_whole(turn: Turn) -> None:
     ]
 
 
-def test_tool_calls_are_bounded(turn: Turn) -> None:
-    """An agent that starts tool calls for ever does not fill the memory."""
-    for number in range(TOOL_CALLS + 50):
-        turn.report("tool_call", toolCallId=str(number), title="x")
+def test_usage_modes_and_what_is_only_remembered(turn: Turn) -> None:
+    """Usage and a change of mode are told; commands, options, titles and the user's words are not."""
+    turn.report("usage_update", used=10, size=100, cost={"amount": 0.5, "currency": "USD"})
+    turn.report("usage_update", used="x")
+    turn.report("current_mode_update", currentModeId="plan")
+    for kind in ("available_commands_update", "config_option_update", "session_info_update"):
+        turn.report(kind, availableCommands=[], configOptions=[], title="t")
+    turn.report("user_message_chunk", content={"type": "text", "text": "mine"})
 
-    assert len(turn.updates._tools) == TOOL_CALLS
+    cost = {"amount": 0.5, "currency": "USD"}
+    assert turn.sink.events == [
+        ("usage", {"contextTokens": 10, "contextWindow": 100, "cost": cost}),
+        ("notice", {"kind": "mode", "text": "the agent is in mode plan"}),
+    ]
+    assert turn.updates.context_tokens == 10
+    assert turn.sink.said == ""
 
 
-def test_a_large_value_is_cut_and_says_so() -> None:
-    """A result over the bound keeps a readable beginning and the size it had."""
-    value = {"content": [{"type": "text", "text": "ä" * VALUE_BYTES}]}
+def test_content_that_is_no_text_is_named(turn: Turn) -> None:
+    """A picture, a link or a file in an answer is shown as what it is."""
+    for content in (
+        {"type": "resource_link", "name": "a", "uri": "file:///a"},
+        {"type": "image", "mimeType": "image/png", "data": "x"},
+        {"type": "resource", "resource": {"uri": "file:///b", "text": "inside"}},
+        {"type": "resource", "resource": {"uri": "file:///b"}},
+        {"type": "hologram"},
+    ):
+        turn.report("agent_message_chunk", content=content)
+    turn.updates.finish()
 
-    cut = bounded(value)
+    assert turn.sink.said == "[a](file:///a)[image: image/png]inside[file:///b]"
 
-    assert cut["truncated"] is True
-    assert cut["bytes"] == len(msgspec.json.encode(value))
-    assert cut["preview"].startswith('{"content":[{"type":"text","text":"ää')
-    assert len(msgspec.json.encode(cut)) < VALUE_BYTES
-    assert bounded({"a": 1}) == {"a": 1}
+
+@pytest.mark.parametrize(
+    ("stream", "data", "told"),
+    [
+        ("notice", {"text": "x"}, True),
+        ("compaction", {"phase": "start"}, True),
+        ("run_status", {"phase": "starting_model"}, True),
+        ("lifecycle", {"phase": "model", "provider": "p"}, True),
+        ("lifecycle", {"phase": "fallback_step"}, True),
+        ("lifecycle", {"phase": "end"}, False),
+        ("lifecycle", {"phase": ["end"]}, False),
+        ("assistant", {"delta": "x"}, False),
+        ("tool", {"phase": "start"}, False),
+        (["notice"], {}, False),
+        ("notice", [], False),
+    ],
+)
+def test_the_words_of_our_own_agents(turn: Turn, stream: Any, data: Any, told: bool) -> None:
+    """An agent of ours reports on a few streams, and says nothing that only the run itself says."""
+    assert turn.updates.event(stream, data) is told
+    assert turn.sink.events == ([(stream, data)] if told else [])
+
+
+def test_what_an_agent_says_of_a_session() -> None:
+    """Mode, models, options, commands and title are remembered, the latest of each."""
+    facts = SessionFacts()
+    option = {"id": "model", "category": "model", "options": [{"value": "a"}, {"value": "b"}]}
+    grouped = {"id": "t", "category": "thought_level", "options": [{"options": [{"value": "low"}]}]}
+    facts.opened(
+        {
+            "modes": {"currentModeId": "ask"},
+            "models": {"currentModelId": "m", "availableModels": [{"modelId": "m"}, 5]},
+            "configOptions": [option, 7],
+        }
+    )
+    assert (facts.mode, facts.model, facts.models) == ("ask", "m", ("m",))
+    facts.update({"sessionUpdate": "config_option_update", "configOptions": [option, grouped]})
+    facts.update({"sessionUpdate": "current_mode_update", "currentModeId": "plan"})
+    facts.update({"sessionUpdate": "session_info_update", "title": "T"})
+    commands = [{"name": "init"}, 3]
+    facts.update({"sessionUpdate": "available_commands_update", "availableCommands": commands})
+
+    assert (facts.mode, facts.title, facts.commands) == ("plan", "T", ("init",))
+    assert choices(facts.option("model") or {}) == ("a", "b")
+    assert choices(facts.option("thought_level") or {}) == ("low",)
+    assert facts.option("mode") is None
 
 
 JSON = st.recursive(
@@ -158,11 +189,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=6,
 )
-KINDS = st.sampled_from(
-    ["agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update", "plan", "other"]
-)
+KINDS_KNOWN = sorted(acp_updates.KINDS)
+KINDS = st.sampled_from([*KINDS_KNOWN, "other"])
 FIELDS = st.sampled_from(
-    ["content", "toolCallId", "status", "rawInput", "rawOutput", "entries", "kind", "title"]
+    [
+        *("content", "toolCallId", "status", "rawInput", "rawOutput", "entries", "kind", "title"),
+        *("locations", "used", "size", "cost", "currentModeId", "configOptions"),
+    ]
 )
 
 
@@ -170,9 +203,13 @@ FIELDS = st.sampled_from(
 @given(st.lists(st.tuples(KINDS, st.dictionaries(FIELDS, JSON | st.sampled_from(["t", "failed"])))))
 def test_no_report_raises(reports: list[tuple[str, dict[str, Any]]]) -> None:
     """What has not the shape of the protocol is left out, never an error."""
-    turn = Turn()
+    turn, facts = Turn(), SessionFacts()
 
     for kind, fields in reports:
         turn.report(kind, **fields)
+        facts.update({"sessionUpdate": kind} | fields)
+        facts.opened(fields)
+    turn.updates.finish()
+    assert turn.errors == []
 
     msgspec.json.encode(turn.sink.events)

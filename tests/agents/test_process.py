@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.logger import LogEvent, Logger, globalLogPublisher
+from twisted.internet.error import ProcessDone
+from twisted.logger import LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
 
 from gateway.agents.process import (
-    STDERR_LINES_PER_WINDOW,
     ChildProcess,
     Command,
     Exit,
-    StderrLog,
+    Limits,
     clean_environment,
 )
 from gateway.testing import FakeClock
@@ -27,15 +28,26 @@ class Setup:
         self.clock = FakeClock()
         self.reactor = FakeReactor()
         self.output: list[bytes] = []
+        self.deaths: list[Exit] = []
         self.exits: list[Exit] = []
-        self.child = ChildProcess(
+        self.during_output: Callable[[], None] = lambda: None
+        self.child = self.make(self.reactor)
+
+    def make(self, reactor: FakeReactor) -> ChildProcess:
+        return ChildProcess(
             "main",
-            reactor=self.reactor,
+            reactor=reactor,
             clock=self.clock,
-            on_output=self.output.append,
+            mark="mark",
+            on_output=self.take,
+            on_death=self.deaths.append,
             on_exit=self.exits.append,
-            kill_group=self.reactor.kill_group,
+            limits=Limits(memory_bytes=1 << 30, nice=5),
         )
+
+    def take(self, data: bytes) -> None:
+        self.output.append(data)
+        self.during_output()
 
     def spawn(self) -> FakeProcess:
         self.child.spawn(Command(("agent", "acp"), {"PATH": "/bin"}, "/work"))
@@ -63,13 +75,14 @@ def log_lines() -> Any:
 
 
 def test_the_child_runs_under_the_launcher(setup: Setup) -> None:
-    """The command runs in its directory, with the environment that was given and no other."""
+    """The command runs in its directory, with the environment that was given and a mark, in its limits."""
     process = setup.spawn()
 
     assert process.argv == ["agent", "acp"]
-    assert process.env == {"PATH": "/bin"}
+    assert process.env == {"PATH": "/bin", "GATEWAY_PROCESS": "mark"}
     assert process.path == "/work"
-    assert setup.child.pid == process.pid
+    assert process.options[1:3] == ["-I", "-S"]
+    assert process.options[6:] == ["--status", "3", "--memory", "1073741824", "--nice", "5"]
 
 
 def test_bytes_go_both_ways(setup: Setup, log_lines: list[str]) -> None:
@@ -85,18 +98,44 @@ def test_bytes_go_both_ways(setup: Setup, log_lines: list[str]) -> None:
     assert log_lines == ["a warning"]
 
 
+def test_the_agents_process_id_is_the_launchers_to_tell(setup: Setup) -> None:
+    """Until the launcher has told it, only the launcher's own is known; its lines may come in pieces."""
+    process = setup.spawn()
+    assert (setup.child.pid, setup.child.launcher_pid) == (None, process.pid)
+
+    for piece in (b"pi", b"d 47", b"11\nwhat is this\npid x"):
+        process.protocol.childDataReceived(3, piece)
+
+    assert setup.child.pid == 4711
+
+
 def test_the_end_is_told_once_its_output_is_read(setup: Setup) -> None:
-    """An exit kills the group at once; on_exit waits for the pipes."""
+    """The launcher has ended what was left; on_exit waits for the pipes."""
     process = setup.spawn()
 
     process.exit(code=3)
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
     assert setup.exits == []
 
     process.protocol.childDataReceived(1, b"last words")
     process.end()
     assert setup.output == [b"last words"]
-    assert setup.exits == [Exit(3, None)]
+    assert (setup.deaths, setup.exits) == ([], [Exit(3, None)])
+    assert setup.reactor.sweeps == []
+    assert setup.clock.getDelayedCalls() == []
+
+
+def test_an_end_that_takes_long_is_told_before(setup: Setup) -> None:
+    """While what it has started is still being killed, its death is known after half a second."""
+    process = setup.spawn()
+
+    process.tell("signal 11")
+    assert setup.deaths == []
+    setup.clock.advance(0.5)
+    assert setup.deaths == [Exit(None, 11)]
+
+    process.lose_launcher(0)
+    process.end()
+    assert setup.exits == [Exit(None, 11)]
     assert setup.clock.getDelayedCalls() == []
 
 
@@ -113,7 +152,7 @@ def test_pipes_held_by_something_else_are_closed(setup: Setup) -> None:
 
 
 def test_stop_closes_the_input_first(setup: Setup) -> None:
-    """A child that ends by itself within a second gets no signal but the last one for its group."""
+    """A child that ends by itself within a second gets no signal."""
     process = setup.spawn()
 
     setup.child.stop()
@@ -121,51 +160,169 @@ def test_stop_closes_the_input_first(setup: Setup) -> None:
     setup.clock.advance(0.9)
     process.end(code=0)
 
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == []
     assert setup.exits == [Exit(0, None)]
     assert setup.clock.getDelayedCalls() == []
 
 
 def test_stop_grows_harder(setup: Setup) -> None:
-    """A deaf child gets SIGTERM after 1 s and SIGKILL after 2 s more, its whole group."""
+    """A deaf child gets SIGTERM after 1 s; 2 s later its launcher kills all, 3 s later it is killed."""
     process = setup.spawn()
 
     setup.child.stop()
     setup.clock.advance(1)
-    assert setup.reactor.groups == [(process.pid, "SIGTERM")]
+    assert process.signals == ["SIGTERM"]
     setup.clock.advance(1.9)
-    assert len(setup.reactor.groups) == 1
+    assert process.signals == ["SIGTERM"]
     setup.clock.advance(0.1)
-    assert setup.reactor.groups[1:] == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGTERM", "SIGUSR1"]
+    setup.clock.advance(3)
+    assert process.signals == ["SIGTERM", "SIGUSR1", "SIGKILL"]
     assert setup.exits == []
 
-    process.end(signal=9)
+    process.lose_launcher(signal=9)
+    setup.reactor.sweeps[0].lose_launcher(0)
+    setup.reactor.sweeps[0].end()
+    process.end()
+    assert setup.exits == [Exit(None, 9)]
+    assert setup.clock.getDelayedCalls() == []
+
+
+def test_a_kill_is_not_softened_by_a_stop(setup: Setup) -> None:
+    """Who is being killed gets no second chance, and no second signal."""
+    process = setup.spawn()
+
+    setup.child.kill()
+    setup.child.kill()
+    setup.child.stop()
+    process.lose(0)
+
+    assert process.signals == ["SIGUSR1"]
+    assert len(setup.clock.getDelayedCalls()) == 1
+
+
+def test_a_kill_that_comes_too_late_is_none(setup: Setup) -> None:
+    """The launcher may end between two looks at it; nothing is signalled that was not started."""
+    setup.child.kill()
+    process = setup.spawn()
+    process.exited = True
+
+    setup.child.kill()
+
+    assert process.signals == []
+
+
+def test_what_a_killed_launcher_left_is_looked_for(setup: Setup) -> None:
+    """A launcher that ends without a word may have left something: the end waits for the search."""
+    process = setup.spawn()
+    process.lose_launcher(signal=9)
+    (sweep,) = setup.reactor.sweeps
+    assert sweep.options[-2:] == ["--sweep", "GATEWAY_PROCESS=mark"]
+    assert sweep.env == {}
+
+    process.end()
+    assert setup.exits == []
+    sweep.lose_launcher(0)
+    sweep.end()
+
+    assert setup.exits == [Exit(None, 9)]
+    assert setup.clock.getDelayedCalls() == []
+
+
+def test_what_a_launcher_could_not_end_is_looked_for(setup: Setup, log_lines: list[str]) -> None:
+    """A launcher that has given up says how many are left; the agent's end stays what it was."""
+    process = setup.spawn()
+    process.tell("exit 3")
+    process.tell("left 2")
+    process.lose_launcher(1)
+    (sweep,) = setup.reactor.sweeps
+    sweep.protocol.childDataReceived(2, b"what it says")
+    sweep.lose_launcher(1)
+    sweep.end()
+    process.end()
+
+    assert setup.exits == [Exit(3, None)]
+    assert log_lines == [
+        "2 of its processes do not end",
+        "the launcher ended before its work: exit status 1",
+        "what it says",
+        "some of its processes may be left",
+    ]
+
+
+def test_a_search_that_hangs_is_given_up(setup: Setup) -> None:
+    """After three seconds the search is killed; where it has just ended, that is no harm."""
+    process = setup.spawn()
+    process.lose_launcher(signal=9)
+    process.end()
+    (sweep,) = setup.reactor.sweeps
+
+    setup.clock.advance(3)
+    assert sweep.signals == ["KILL"]
+    sweep.lose_launcher(signal=9)
+    sweep.end()
     assert setup.exits == [Exit(None, 9)]
 
 
-def test_a_child_without_a_group_yet_is_signalled_itself(setup: Setup) -> None:
-    """Before the launcher has made the group, and after the child is gone, kill does what it can."""
+def test_a_search_that_ends_when_it_is_given_up(setup: Setup) -> None:
+    """The search may end between two looks at it."""
+    setup.spawn().lose_launcher(signal=9)
+    setup.reactor.sweeps[0].exited = True
+
+    setup.clock.advance(3)
+
+    assert setup.reactor.sweeps[0].signals == []
+
+
+def test_no_process_to_search_with(setup: Setup, log_lines: list[str]) -> None:
+    """Where no process can be had, the end is told without the search, and the log says so."""
     process = setup.spawn()
-    setup.reactor.no_group = True
+    setup.reactor.refuse = OSError(11, "Resource temporarily unavailable")
 
-    setup.child.kill()
-    assert process.signals == ["KILL"]
+    process.lose_launcher(signal=9)
+    process.end()
 
+    assert setup.exits == [Exit(None, 9)]
+    assert "can not be looked for: Resource temporarily unavailable" in log_lines[-1]
+
+
+def test_the_agents_end_is_read_before_the_launchers_is_judged(setup: Setup) -> None:
+    """The launcher's exit may be seen before its last words are read."""
+    process = setup.spawn()
     process.exited = True
-    setup.child.kill()
-    assert process.signals == ["KILL"]
+    process.reason = Failure(ProcessDone(0))
+    process.protocol.processExited(process.reason)
+
+    process.tell("exit 3")
+    process.end()
+
+    assert setup.exits == [Exit(3, None)]
+    assert setup.reactor.sweeps == []
 
 
 def test_nothing_is_written_to_a_child_that_closed_its_input(setup: Setup) -> None:
     """A child that closes its input is deaf; it has a second to end, then it is killed."""
     process = setup.spawn()
 
-    process.protocol.childConnectionLost(0)
+    process.lose(0)
     setup.child.write(b"hello")
 
     assert process.written == b""
     setup.clock.advance(1)
-    assert setup.reactor.groups == [(process.pid, "SIGKILL")]
+    assert process.signals == ["SIGUSR1"]
+
+
+def test_its_pipes_are_not_read_once_they_are_let_go(setup: Setup) -> None:
+    """A rest of a pipe that is closed does not end in reading it again."""
+    process = setup.spawn()
+    reader = process.pipes[1]
+    setup.during_output = lambda: setup.clock.advance(0.01)
+    process.protocol.childDataReceived(1, b"x")
+    assert not reader.reading
+
+    process.end(code=0)
+
+    assert setup.clock.getDelayedCalls() == []
 
 
 def test_an_exit_says_how() -> None:
@@ -186,63 +343,3 @@ def test_the_environment_is_an_allow_list() -> None:
     }
 
     assert clean_environment(environ) == {"PATH": "/bin", "HOME": "/h", "LC_ALL": "C"}
-
-
-def test_standard_error_is_logged_line_by_line(log_lines: list[str]) -> None:
-    """Lines are logged whole wherever the bytes were cut; control characters do not reach a terminal."""
-    log = StderrLog(Logger(), FakeClock())
-
-    for byte in "one\r\n\ntwo\x1b[31m\nthree ä".encode():
-        log.feed(bytes([byte]))
-    assert log_lines == ["one", "two\ufffd[31m"]
-
-    log.flush()
-    assert log_lines[2:] == ["three ä"]
-
-
-def test_a_long_line_is_cut(log_lines: list[str]) -> None:
-    """A line of megabytes costs a thousand characters of log, and no more memory while it grows."""
-    log = StderrLog(Logger(), FakeClock())
-
-    for _ in range(100):
-        log.feed(b"x" * 65_536)
-    log.feed(b"\nnext\n")
-
-    assert log_lines == ["x" * 1000 + "…", "next"]
-
-
-def test_a_flood_is_left_out(log_lines: list[str]) -> None:
-    """Beyond 200 lines in 10 s the rest is counted, and the count is logged."""
-    clock = FakeClock()
-    log = StderrLog(Logger(), clock)
-
-    log.feed(b"x\n" * (STDERR_LINES_PER_WINDOW + 7))
-    assert len(log_lines) == STDERR_LINES_PER_WINDOW
-    clock.advance(10)
-    log.feed(b"y\n")
-
-    assert log_lines[STDERR_LINES_PER_WINDOW:] == ["7 more lines left out", "y"]
-
-
-def test_the_launcher_is_run_apart_from_the_workspace(setup: Setup) -> None:
-    """The launcher's interpreter takes no module from the directory that the agent may write to."""
-    spawned: list[Any] = []
-    original = setup.reactor.spawnProcess
-
-    class Recording(FakeReactor):
-        def spawnProcess(self, *args: Any, **kwargs: Any) -> FakeProcess:
-            spawned.append(args)
-            return original(*args, **kwargs)
-
-    setup.child = ChildProcess(
-        "main",
-        reactor=Recording(),
-        clock=setup.clock,
-        on_output=setup.output.append,
-        on_exit=setup.exits.append,
-        kill_group=setup.reactor.kill_group,
-    )
-    setup.spawn()
-
-    assert spawned[0][1] == sys.executable
-    assert "-I" in spawned[0][2]

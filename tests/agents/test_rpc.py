@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.logger import Logger
+from twisted.logger import LogEvent, Logger
 
 from gateway.agents.jsonrpc import (
     MAX_LINE_BYTES,
@@ -18,7 +19,13 @@ from gateway.agents.jsonrpc import (
     encode_request,
     encode_result,
 )
-from gateway.agents.rpc import MAX_GARBAGE, MAX_PENDING, Conversation, TooMuchGarbage
+from gateway.agents.rpc import (
+    MAX_GARBAGE,
+    MAX_PENDING,
+    MAX_SERVED,
+    Conversation,
+    TooMuchGarbage,
+)
 from gateway.errors import BackendError
 from gateway.testing import FakeClock, result_of
 
@@ -30,17 +37,29 @@ class Other:
         self.clock = FakeClock()
         self.sent: list[Any] = []
         self.told: list[tuple[str, Any]] = []
+        self.work: list[Deferred[Any]] = []
+        self.stopped: list[Deferred[Any]] = []
         self.conversation = Conversation(
             write=lambda line: self.sent.append(json.loads(line)),
             on_request=self.asked,
-            on_notification=lambda method, params: self.told.append((method, params)),
+            on_notification=self.notified,
             clock=self.clock,
             log=Logger(),
         )
 
+    def notified(self, method: str, params: Any) -> None:
+        if method == "broken":
+            raise ValueError("secret")
+        self.told.append((method, params))
+
     def asked(self, method: str, params: Any) -> Any:
         if method == "no":
             raise RpcError(METHOD_NOT_FOUND, "no such method")
+        if method == "later":
+            self.work.append(Deferred(self.stopped.append))
+            return self.work[-1]
+        if method == "broken":
+            raise ValueError("secret")
         return {"echo": params}
 
 
@@ -166,3 +185,62 @@ def test_messages_make_garbage_good(other: Other) -> None:
         other.conversation.received(b"a warning\n" + encode_notification("hi", {}))
 
     assert other.conversation.garbage == 5 * MAX_GARBAGE
+
+
+def test_what_takes_time_is_answered_later(other: Other) -> None:
+    """Requests of the other side are in work at the same time, and answered as each is done."""
+    other.conversation.received(encode_request(1, "later", 1) + encode_request("b", "later", 2))
+    assert other.sent == []
+    assert other.conversation.served == 2
+
+    other.work[1].callback("second")
+    other.work[0].errback(RpcError(7, "first"))
+
+    assert other.sent == [
+        {"jsonrpc": "2.0", "id": "b", "result": "second"},
+        {"jsonrpc": "2.0", "id": 1, "error": {"code": 7, "message": "first"}},
+    ]
+    assert other.conversation.served == 0
+
+
+def test_what_is_in_work_is_bounded(other: Other) -> None:
+    """The request over the bound is refused at once, and so is a second one under an id in work."""
+    for number in range(MAX_SERVED):
+        other.conversation.received(encode_request(number, "later", 1))
+
+    other.conversation.received(encode_request(3, "later", 1))
+    other.conversation.received(encode_request("more", "later", 1))
+
+    assert [(each["id"], each["error"]["code"]) for each in other.sent] == [
+        (3, -32600),
+        ("more", -32603),
+    ]
+    assert len(other.work) == MAX_SERVED
+
+
+def test_close_cancels_what_is_in_work(other: Other) -> None:
+    """After close nothing is in work, and nothing more is written."""
+    other.conversation.received(encode_request(1, "later", 1))
+    other.conversation.close(BackendError("gone"))
+
+    assert other.stopped == other.work
+    assert (other.sent, other.conversation.served) == ([], 0)
+
+
+@pytest.mark.parametrize("value", [object(), "\ud800"])
+def test_what_goes_wrong_here_is_told_without_details(
+    other: Other,
+    value: Any,
+    logged_failures: list[LogEvent],
+    expected_failures: list[type[BaseException]],
+) -> None:
+    """An exception of a handler, or an answer that is no JSON, is an error without its text."""
+    expected_failures += [ValueError, TypeError]
+    other.conversation.received(encode_notification("broken", 1))
+    other.conversation.received(encode_request(1, "broken", 1) + encode_request(2, "later", 1))
+    other.work[0].callback(value)
+
+    for answer in other.sent:
+        assert answer["error"] == {"code": -32603, "message": "the gateway could not do it"}
+    assert len(other.sent) == 2
+    assert len(logged_failures) == 3

@@ -223,9 +223,11 @@ def test_a_worker_that_can_not_be_started_is_tried_again(setup: Setup) -> None:
 def test_what_it_tells_of_its_worker(setup: Setup) -> None:
     """It says whether the worker is ready, how often it was started again, why and when the next start is."""
     supervisor, (worker,) = setup.supervisor, setup.workers
-    assert supervisor.describe() == {"state": "starting", "restarts": 0}
+    since = {"restarts": 0, "startedAtMs": FakeClock.EPOCH_MS}
+    assert supervisor.describe() == {"state": "starting", **since}
+    setup.clock.advance(1)
     worker.on_ready()
-    assert supervisor.describe() == {"state": "ready", "restarts": 0}
+    assert supervisor.describe() == {"state": "ready", **since}
     worker.failed = True
     assert supervisor.describe()["state"] == "failing"
     worker.on_end(BackendError("it died"))

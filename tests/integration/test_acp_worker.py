@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +19,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogPublisher
 
-from gateway.agents import acp_session
+from gateway.agents import acp_turn
 from gateway.agents.acp import AcpConfig, AcpFactory
-from gateway.errors import BackendError
+from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import Message, RunResult
 from gateway.runtime import SystemClock
 from tests.agents import fake_acp_agent
@@ -37,10 +38,10 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backends:
     monkeypatch.setenv("GATEWAY_TOKEN", "a secret of the gateway")
 
     @asynccontextmanager
-    async def serve(*options: str) -> AsyncIterator[Any]:
+    async def serve(*options: str, **settings: Any) -> AsyncIterator[Any]:
         command = [sys.executable, fake_acp_agent.__file__, *options]
         environment = make_environment(tmp_path, SystemClock(reactor), reactor)
-        config = AcpConfig(command=command, env={"MODE": "test"})
+        config = AcpConfig(command=command, env={"MODE": "test"}, **settings)
         backend: Any = AcpFactory().make(config, environment)
         backend.startService()
         try:
@@ -147,6 +148,72 @@ async def test_kill_in_the_middle(serving: Backends) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_killed_launcher_fails_its_runs_and_leaves_nothing(serving: Backends) -> None:
+    """The agent dies with its launcher, what it has started is found and killed, the next run is served."""
+    async with serving() as backend:
+        child = int(await said(backend, "/child"))
+        run, heard = begin(backend, "/hang")
+        await heard
+        told = backend.describe_worker("run-1")
+        began = reactor.seconds()
+        os.kill(told["launcherPid"], signal.SIGKILL)
+        with pytest.raises(BackendError, match=r"signal 9 \(SIGKILL\)"):
+            await run
+        assert reactor.seconds() - began < 2
+        assert gone(told["pid"])
+        assert gone(child)
+        assert int(await said(backend, "/pid")) != told["pid"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_process_is_replaced(serving: Backends) -> None:
+    """A process that is silent for too long is killed, and its run ends with a timeout."""
+    async with serving(hang_timeout_s=0.3) as backend:
+        pid = int(await said(backend, "/pid"))
+        with pytest.raises(BackendError, match="no sign of life") as caught:
+            await said(backend, "/deaf")
+        assert caught.value.kind is BackendErrorKind.TIMEOUT
+        await until(lambda: gone(pid), 2)
+        assert int(await said(backend, "/pid")) != pid
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_process_serves_who_comes_while_the_first_is_busy(serving: Backends) -> None:
+    """Two processes serve two sessions at once, and the death of the one is not the other's."""
+    async with serving(pool=2) as backend:
+        first, heard = begin(backend, "/hang")
+        await heard
+        pid = int(await said(backend, "/pid", session_key="agent:main:other", run_id="run-2"))
+        one, two = backend.workers()
+        assert two["pid"] == pid != one["pid"]
+        os.kill(one["pid"], signal.SIGKILL)
+        with pytest.raises(BackendError, match="SIGKILL"):
+            await first
+        assert await said(backend, "/pid", session_key="agent:main:other") == str(pid)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_does_not_hold_the_loop(
+    serving: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an agent writes as fast as it can, the loop is free most of the time; an abort ends it."""
+    monkeypatch.setattr(acp_turn, "CANCEL_ANSWER_S", 0.1)
+    async with serving() as backend:
+        run, heard = begin(backend, "/flood")
+        await heard
+        late = []
+        for _ in range(100):
+            due = reactor.seconds() + 0.003
+            await deferLater(reactor, 0.003)
+            late.append(reactor.seconds() - due)
+        run.cancel()
+        with pytest.raises(CancelledError):
+            await run
+
+    assert sorted(late)[90] < 0.05
+
+
+@pytest_twisted.ensureDeferred
 async def test_an_exit_in_the_middle(serving: Backends) -> None:
     """A process that exits fails its run with the exit status."""
     async with serving() as backend:
@@ -182,7 +249,7 @@ async def test_a_stubborn_agent_is_gone_when_the_backend_has_stopped(serving: Ba
 @pytest_twisted.ensureDeferred
 async def test_a_deaf_agent_is_replaced(serving: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not answer a cancelled prompt in its time is killed; the next turn finds another."""
-    monkeypatch.setattr(acp_session, "CANCEL_ANSWER_S", 0.5)
+    monkeypatch.setattr(acp_turn, "CANCEL_ANSWER_S", 0.5)
     async with serving() as backend:
         pid = int(await said(backend, "/pid"))
         run, heard = begin(backend, "/deaf")
@@ -269,3 +336,72 @@ def test_the_builtin_plugins_are_light() -> None:
     )
 
     assert done.stdout == "['acp', 'demo', 'llm']\n[]\n", done.stderr
+
+
+async def calls(backend: Any, *requests: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Have the agent ask the gateway one thing after the other; return the answers."""
+    lines = [f"{method} {json.dumps(params)}" for method, params in requests]
+    answers = await said(backend, "/call " + "\nthen ".join(lines))
+    return [json.loads(line) for line in answers.splitlines()]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_runs_commands(serving: Backends, tmp_path: Path) -> None:
+    """A command runs in the workspace with a clean environment; its output and its end are told."""
+    line = "pwd; echo err >&2; echo $MODE$GATEWAY_TOKEN.; exit 3"
+    async with serving(terminal="allow") as backend:
+        _, end, output, _, gone_ = await calls(
+            backend,
+            ("terminal/create", {"command": line}),
+            ("terminal/wait_for_exit", {"terminalId": "$ID"}),
+            ("terminal/output", {"terminalId": "$ID"}),
+            ("terminal/release", {"terminalId": "$ID"}),
+            ("terminal/output", {"terminalId": "$ID"}),
+        )
+
+    assert end == {"exitCode": 3, "signal": None}
+    workspace = tmp_path / "workspace" / "main"
+    assert sorted(output["output"].split()) == sorted([str(workspace), "err", "."])
+    assert output["exitStatus"] == end
+    assert gone_["code"] == -32002
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_command_ends_with_its_turn(serving: Backends, tmp_path: Path) -> None:
+    """A command that goes on when the turn ends is killed, with what it has started."""
+    async with serving(terminal="allow") as backend:
+        await calls(
+            backend,
+            ("terminal/create", {"command": "sleep 600 & echo $! $$ > new; mv new pids; wait"}),
+            ("terminal/create", {"command": "while [ ! -f pids ]; do sleep 0.01; done"}),
+            ("terminal/wait_for_exit", {"terminalId": "$ID"}),
+        )
+        words = (tmp_path / "workspace" / "main" / "pids").read_text().split()
+        assert len(words) == 2
+        await until(lambda: all(gone(int(word)) for word in words), 5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_reads_and_writes_files(serving: Backends, tmp_path: Path) -> None:
+    """Files of the workspace are written and read in threads; others are refused."""
+    async with serving() as backend:
+        wrote, read, refused = await calls(
+            backend,
+            ("fs/write_text_file", {"path": "a/b.txt", "content": "hällo\n"}),
+            ("fs/read_text_file", {"path": str(tmp_path / "workspace" / "main" / "a" / "b.txt")}),
+            ("fs/read_text_file", {"path": "/etc/passwd"}),
+        )
+
+    assert (wrote, read) == ({}, {"content": "hällo\n"})
+    assert refused["data"] == {"reason": "outside"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_is_found_again(serving: Backends) -> None:
+    """What one process has bound another loads; what it replays is not said again."""
+    async with serving("--loads") as backend:
+        sink = RecordingSink()
+        await backend.start(run_request("hello"), sink)
+        (bound,) = sink.bound
+    async with serving("--loads") as backend:
+        assert await said(backend, "/history", agent_session=bound) == '"loaded"'

@@ -97,6 +97,7 @@ class LlmAgent:
             "agentCapabilities": {
                 "loadSession": False,
                 "promptCapabilities": {"image": True, "audio": False, "embeddedContext": False},
+                "_meta": {"gateway": {"history": True}},
             },
             "agentInfo": {"name": "gateway-llm", "title": "Model worker", "version": __version__},
             "authMethods": [],
