@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -35,6 +35,10 @@ from gateway.interfaces import (
 )
 from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResult
 
+T = TypeVar("T")
+
+PROVIDER = "acp"
+"""Stands for the provider of a model where an agent program knows it, and the gateway does not."""
 NO_ACCESS = Access(files=False, terminal="off")
 """For agents that use no files, terminals or servers of the gateway."""
 
@@ -129,9 +133,17 @@ class AcpBackend(Service):
         key, session_id = request.session_key, request.session_id
 
         def work(worker: AcpWorker) -> Deferred[RunResult]:
-            return worker.run(request, sink)
+            return worker.run(request, sink).addBoth(self._learn, worker)
 
         return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
+
+    def _learn(self, result: T, worker: AcpWorker) -> T:
+        """List what a program of somebody else's lets choose from, its own choice first."""
+        own, *_ = self.models
+        if own.provider == PROVIDER:
+            offered = (ModelInfo(id=name, name=name, provider=PROVIDER) for name in worker.models)
+            self.models = (own, *(model for model in offered if model.id != own.id))
+        return result
 
     def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
         """Give a running run another message; whether its agent took it."""
@@ -204,7 +216,7 @@ class AcpFactory:
         if shutil.which(found, path=env.get("PATH")) is None:
             raise ConfigError(f"{key}.command: no such program: {program}")
         title = config.name or environment.agent_id
-        models = (ModelInfo(id=environment.agent_id, name=title, provider="acp"),)
+        models = (ModelInfo(id=environment.agent_id, name=title, provider=PROVIDER),)
         command = Command(tuple(config.command), env, cwd)
         access = access_of(config, os.environ, _base(environment), key)
         return AcpBackend(command, models, environment, config, access)

@@ -61,6 +61,7 @@ class AcpWorker:
     has a turn), it is killed for it, and its runs fail at that moment.
 
     :ivar agent_info: what the program says of itself: name, title, version.
+    :ivar models: ids of the models that it offered in its latest turn.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class AcpWorker:
         self._opener: Opener | None = None
         self._error: BackendError | None = None
         self.agent_info: dict[str, Any] = {}
+        self.models: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -171,6 +173,7 @@ class AcpWorker:
         try:
             assert self._opener is not None
             notices = await self._opener.settle(session, request)
+            self.models = session.facts.offered()
         except BaseException:
             session.lock.release()
             raise
