@@ -63,7 +63,7 @@ class AgentFile:
             with self.path.open("rb") as stream:
                 text = stream.read(_MAX_BYTES).decode()
             parsed = tomllib.loads(text)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # what the directory is, it says itself
             self.changes = {}
             return
         except OSError as error:
