@@ -29,7 +29,7 @@ PATCH_SCOPE = (
 )
 SCOPE_RULES = {"sessions.patch": PATCH_SCOPE}
 """What a scope that depends on the call asks for, in words, by method."""
-REQUIRED = {("acp", "command"), ("llm", "model")}
+REQUIRED = {("acp", "command")}
 """Keys of a backend that have to be given, though their struct has a default for its own checks."""
 
 METHODS_INTRO = """\

@@ -298,13 +298,15 @@ def _read_secret(file: Path, key: str) -> str:
 
 
 def _anchored(table: S, base: Path) -> S:
-    """Make the files of a table's secrets, also of those in mappings and tables, absolute paths."""
+    """Make the files of a table's secrets, also of those in lists, mappings and tables, absolute paths."""
 
     def anchor(value: Any) -> Any:
         if isinstance(value, SecretRef) and value.file is not None:
             return SecretRef(file=str(base / value.file))
         if isinstance(value, dict):
             return {key: anchor(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [anchor(item) for item in value]
         return _anchored(value, base) if isinstance(value, Struct) else value
 
     return replace(

@@ -117,6 +117,8 @@ def describe(table: type[Struct], prefix: str = "") -> list[FieldDoc]:
         else:
             default = toml_value(default_of(field))
             found.append(FieldDoc(key, type_text(field.type), default, docs[field.name]))
+            for suffix, inner in _tables_in(field.type):
+                found += describe(inner, key + suffix)
     return found
 
 
@@ -163,13 +165,22 @@ def type_text(kind: Any) -> str:
     if members != [kind]:
         return " or ".join(map(type_text, members))
     if get_origin(kind) is list:
-        return f"list of {type_text(get_args(kind)[0])}"
+        tables = any(suffix == "[]" for suffix, _ in _tables_in(kind))
+        return "list of tables" if tables else f"list of {type_text(get_args(kind)[0])}"
     if get_origin(kind) is dict:
         return "table"
     if isinstance(kind, type) and issubclass(kind, Struct):
         return " or ".join(f'{{ {field.encode_name} = "…" }}' for field in fields(kind))
     names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
     return names.get(kind, str(kind))
+
+
+def _tables_in(kind: Any) -> Iterator[tuple[str, type[Struct]]]:
+    """Yield the struct that a list (``[]``) or a mapping (``.NAME``) is of, if it is of one."""
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    inner = get_args(base)[-1] if get_origin(base) in (list, dict) else None
+    if isinstance(inner, type) and issubclass(inner, Struct):
+        yield "[]" if get_origin(base) is list else ".NAME", inner
 
 
 def _range(meta: Meta) -> str:

@@ -177,7 +177,7 @@ def test_describe() -> None:
         FieldDoc("t.inner.depth", "whole number from 1", "", "How deep."),
         FieldDoc("t.inner.by_name", "table", "", ""),
         FieldDoc("t.points", "list of " + str(Point), "[]", "Where."),
-        FieldDoc("t.inners", 'list of { depth = "…" } or { by_name = "…" }', "", ""),
+        FieldDoc("t.inners", "list of tables", "", ""),
     ]
 
 
@@ -194,7 +194,7 @@ def test_render() -> None:
     assert "\npoints = []\n" in rendered
     assert '\n# needed = "…"\n' in rendered
     assert "\n# size = 1.5\n" in rendered
-    assert '\n# inners = { depth = "…" }\n' in rendered
+    assert "\n# inners = …\n" in rendered
 
 
 def test_type_text() -> None:
@@ -213,3 +213,25 @@ def test_toml_value() -> None:
         "v": {"a": [1, 2.0, True, 'q"ü\n', [3]], "b": {}, "c d": {"e": "f"}}
     }
     assert toml_value(None) == ""
+
+
+class Leaf(Struct):
+    size: int = 1
+    """How large."""
+
+
+class Tree(Struct):
+    leaves: Annotated[list[Leaf], Meta(max_length=9)] = []
+    """All of them."""
+    named: dict[str, Leaf] = {}
+    """Those with a name."""
+
+
+def test_tables_in_lists_and_mappings_are_described() -> None:
+    """The keys of a list's and a mapping's tables stand behind its own."""
+    assert describe(Tree) == [
+        FieldDoc("leaves", "list of tables", "[]", "All of them."),
+        FieldDoc("leaves[].size", "whole number", "1", "How large."),
+        FieldDoc("named", "table", "{}", "Those with a name."),
+        FieldDoc("named.NAME.size", "whole number", "1", "How large."),
+    ]

@@ -39,6 +39,8 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+SECRETS_VARIABLE = "GATEWAY_LLM_KEYS"
+"""The one variable that its reader removes, and that must not be found here then."""
 GRACE_S = 2.0
 """How long the agent has to heed SIGTERM."""
 KILL_S = 2.5
@@ -88,6 +90,7 @@ def main(argv: list[str]) -> int:
     # The child does it too: whoever comes first, the group is there before it is signalled.
     _own_group(agent)
     _let_go_of_pipes()
+    forget(SECRETS_VARIABLE)
     return Launcher(agent, status).run()
 
 
@@ -216,6 +219,24 @@ def _let_go_of_pipes() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
+
+
+def forget(name: str) -> None:
+    """Overwrite the value of a variable where others can read it: the environment of this process's start.
+
+    That is what /proc/PID/environ shows to every program of the same user; to remove a variable does not
+    change it. Does nothing but on Linux.
+    """
+    if sys.platform != "linux":
+        return
+    start = os.fsencode(name) + b"="
+    place = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
+    at = 0
+    while entry := place[at]:
+        text = ctypes.string_at(entry)
+        if text.startswith(start):
+            ctypes.memset(entry + len(start), 0, len(text) - len(start))
+        at += 1
 
 
 def send(pid: int, number: int) -> None:

@@ -4,49 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
 
-from msgspec import Meta
+import msgspec
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 import gateway
 from gateway.agents.acp import AcpBackend, secret_of, workspace
+from gateway.agents.llmconfig import LlmConfig, ModelConfig
+from gateway.agents.llmspec import (
+    MAX_VARIABLE_BYTES,
+    SECRETS_VARIABLE,
+    SPEC_VARIABLE,
+    WorkerSecrets,
+    WorkerSpec,
+)
+from gateway.agents.mcpconfig import resolve_servers
 from gateway.agents.process import Command, clean_environment
-from gateway.agents.processconfig import ProcessConfig
-from gateway.config import Secret
 from gateway.errors import ConfigError
 from gateway.interfaces import BackendEnvironment, IAgentBackend, IAgentBackendFactory
 from gateway.model import ModelInfo
 
-KEY_VARIABLE = "GATEWAY_LLM_API_KEY"
-"""The worker gets its key in this variable, and nowhere else."""
+LIBRARIES = {
+    "anthropic": ("anthropic", "anthropic"),
+    "google": ("google.genai", "google"),
+    "groq": ("groq", "groq"),
+    "mistral": ("mistralai", "mistral"),
+}
+"""Module and extra of the providers that want more than the extra llm, which has OpenAI's."""
 
-
-class LlmConfig(ProcessConfig, frozen=True):
-    """A model behind an OpenAI-compatible API, run by the gateway's own worker."""
-
-    model: str = ""
-    """The model as pydantic-ai names it, such as "openai-chat:NAME"."""
-    base_url: str | None = None
-    """The API's address, such as "http://127.0.0.1:8080/v1"; without it the provider's own."""
-    api_key: Secret | None = None
-    """The key for it."""
-    system_prompt: Annotated[str, Meta(max_length=100_000)] | None = None
-    """What the model is told before every conversation."""
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    """Most tokens of one answer."""
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    """How freely the model chooses its words."""
-
-    def __post_init__(self) -> None:
-        provider, colon, name = self.model.partition(":")
-        if not (provider and colon and name):
-            raise ValueError('model: PROVIDER:NAME is wanted, such as "openai-chat:NAME"')
-        if self.api_key is None and self.base_url is None and provider.startswith("openai"):
-            raise ValueError("api_key: is missing; only a base_url of your own may do without")
+WORKER_ARGV = (sys.executable, "-P", "-m", "gateway.agents.workers.llm")
+"""The worker's command line; ``-P`` keeps the workspace out of its import path."""
 
 
 @implementer(IPlugin, IAgentBackendFactory)
@@ -54,38 +45,100 @@ class LlmFactory:
     """Makes agents of a model: ``backend = "llm"``."""
 
     name = "llm"
-    summary = "Talks to a model through an OpenAI-compatible API."
+    summary = (
+        "Talks to models of any provider: OpenAI-compatible, Anthropic, Google, Ollama and others."
+    )
     config_type = LlmConfig
 
     def make(self, config: LlmConfig, environment: BackendEnvironment) -> IAgentBackend:
-        """Make the backend. Raises ConfigError if the key or the worker's libraries are missing."""
+        """Make the backend. Raises ConfigError if a key or the worker's libraries are missing."""
         key = f"agents.{environment.agent_id}"
-        if find_spec("pydantic_ai") is None or find_spec("openai") is None:
+        chain = config.chain()
+        check_libraries(chain, key)
+        if config.mcp_servers and not _installed("fastmcp"):
             raise ConfigError(
-                f"{key}.backend: llm wants more libraries: pip install 'txgateway[llm]'"
+                f"{key}.mcp_servers: want one more library: pip install 'txgateway[mcp]'"
             )
         env = clean_environment(os.environ) | import_path()
-        if config.api_key is not None:
-            env[KEY_VARIABLE] = secret_of(config.api_key, environment, f"{key}.api_key").strip()
-        command = Command(worker_argv(config), env, workspace(None, environment))
-        provider, _, name = config.model.partition(":")
-        models = (ModelInfo(id=name, name=config.name or name, provider=provider),)
-        return AcpBackend(command, models, environment, config)
+        env[SPEC_VARIABLE] = _variable(worker_spec(config, environment), f"{key}.system_prompt")
+        env[SECRETS_VARIABLE] = _variable(worker_secrets(config, environment), f"{key}.api_key")
+        command = Command(WORKER_ARGV, env, workspace(config.cwd, environment))
+        return AcpBackend(command, model_infos(config), environment, config)
 
 
-def worker_argv(config: LlmConfig) -> tuple[str, ...]:
-    """Return the worker's command line; ``-P`` keeps the workspace out of its import path."""
-    argv = [sys.executable, "-P", "-m", "gateway.agents.workers.llm"]
-    for option, value in (
-        ("--model", config.model),
-        ("--base-url", config.base_url),
-        ("--system-prompt", config.system_prompt),
-        ("--max-tokens", config.max_tokens),
-        ("--temperature", config.temperature),
-    ):
-        if value is not None:
-            argv.append(f"{option}={value}")
-    return tuple(argv)
+def model_infos(config: LlmConfig) -> tuple[ModelInfo, ...]:
+    """Return the agent's models as ``models.list`` shows them."""
+    specs = [model.spec() for model in config.chain()]
+    return tuple(
+        ModelInfo(
+            id=spec.id,
+            name=(config.name if len(specs) == 1 else None) or spec.id,
+            provider=spec.provider,
+            context_window=spec.context_window,
+        )
+        for spec in specs
+    )
+
+
+def worker_spec(config: LlmConfig, environment: BackendEnvironment) -> WorkerSpec:
+    """Return what the worker is told, free of secrets."""
+    return WorkerSpec(
+        models=tuple(model.spec() for model in config.chain()),
+        agent_id=environment.agent_id,
+        system_prompt=config.system_prompt,
+        state_dir=str(Path(environment.state_dir).absolute()),
+        workspace=workspace(config.cwd, environment),
+        workspace_files=config.workspace_files,
+        tools=tuple(config.tools),
+        shell=config.shell,
+        max_requests=config.max_requests,
+    )
+
+
+def worker_secrets(config: LlmConfig, environment: BackendEnvironment) -> WorkerSecrets:
+    """Return the keys of each model. Raises ConfigError, naming the one that is missing."""
+    key = f"agents.{environment.agent_id}"
+
+    def keys(number: int, model: ModelConfig) -> tuple[str, ...]:
+        table = f"{key}.models[{number}]" if config.models else key
+        return tuple(
+            secret_of(secret, environment, f"{table}.{at}").strip() for at, secret in model.secrets
+        )
+
+    base = Path(environment.config_dir or environment.state_dir)
+    return WorkerSecrets(
+        models=tuple(keys(number, model) for number, model in enumerate(config.chain())),
+        mcp_servers=resolve_servers(config.mcp_servers, os.environ, base, key),
+    )
+
+
+def check_libraries(chain: Sequence[ModelConfig], key: str) -> None:
+    """Raise ConfigError with the command that mends it if a library of these models is missing."""
+    if find_spec("pydantic_ai") is None or find_spec("openai") is None:
+        raise ConfigError(f"{key}.backend: llm wants more libraries: pip install 'txgateway[llm]'")
+    for model in chain:
+        provider = model.spec().provider
+        module, extra = LIBRARIES.get(provider, ("openai", "llm"))
+        if not _installed(module):
+            raise ConfigError(
+                f"{key}.model: {provider} wants one more library: pip install 'txgateway[{extra}]'"
+            )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _variable(value: WorkerSpec | WorkerSecrets, key: str) -> str:
+    text = msgspec.json.encode(value)
+    if len(text) > MAX_VARIABLE_BYTES:
+        raise ConfigError(
+            f"{key}: the agent's table is too large for its process ({len(text)} bytes)"
+        )
+    return text.decode()
 
 
 def import_path() -> dict[str, str]:

@@ -5,9 +5,9 @@ by SIGKILL; ``/flood`` never stops saying something; ``/env`` says the names of 
 ``/pid`` its pid; ``/child`` starts a child that ignores SIGTERM and says its pid; ``/error`` refuses;
 ``/noise TEXT`` prints TEXT where only messages should be; ``/line`` writes a line without end;
 ``/print TEXT`` writes on standard error; ``/history`` says what came with the session;
-``/call METHOD PARAMS`` asks the gateway, says its answer and asks on with ``then METHOD PARAMS`` (JSON on a line of
-its own each, ``$ID`` is the terminal opened last). Anything else is said back, word by word. With ``--stubborn`` it
-ignores the end of its input and SIGTERM, with ``--loads`` it offers to load sessions.
+``/call METHOD PARAMS`` asks the gateway, says its answer and asks on with ``then METHOD PARAMS`` (JSON on
+a line of its own each, ``$ID`` is the terminal opened last). Anything else is said back, word by word. With
+``--stubborn`` it ignores the end of its input and SIGTERM, with ``--loads`` it offers to load sessions.
 """
 
 from __future__ import annotations

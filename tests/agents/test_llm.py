@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from zope.interface.verify import verifyObject
 
-from gateway.agents.llm import LlmConfig, LlmFactory, import_path, worker_argv
-from gateway.config import decode_agent
+from gateway.agents.llm import LlmFactory, import_path, worker_secrets, worker_spec
+from gateway.agents.llmconfig import LlmConfig
+from gateway.agents.llmspec import SECRETS_VARIABLE, SPEC_VARIABLE, WorkerSecrets, WorkerSpec
+from gateway.config import SecretRef, decode_agent
 from gateway.errors import ConfigError
 from gateway.interfaces import IAgentBackend, IAgentBackendFactory
 from gateway.model import ModelInfo
@@ -30,6 +33,16 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def told(process: Any) -> WorkerSpec:
+    """What the worker's process was told."""
+    return msgspec.json.decode(process.env[SPEC_VARIABLE], type=WorkerSpec)
+
+
+def keys(process: Any) -> tuple[tuple[str, ...], ...]:
+    """The keys that the worker's process was given, by model."""
+    return msgspec.json.decode(process.env[SECRETS_VARIABLE], type=WorkerSecrets).models
+
+
 def test_the_factory_makes_an_agent_of_our_worker(libraries: Path) -> None:
     """The key goes in the environment, never on the command line; nothing heavy is imported."""
     (libraries / "key").write_text("sk-12345\n")
@@ -45,13 +58,14 @@ def test_the_factory_makes_an_agent_of_our_worker(libraries: Path) -> None:
     assert verifyObject(IAgentBackendFactory, factory)
     assert verifyObject(IAgentBackend, backend)
     assert process.argv[:4] == [sys.executable, "-P", "-m", "gateway.agents.workers.llm"]
-    assert process.argv[4:] == [
-        "--model=openai-chat:small",
-        "--base-url=http://127.0.0.1:1/v1",
-        "--system-prompt=Be brief.",
-        "--max-tokens=9",
-    ]
-    assert process.env["GATEWAY_LLM_API_KEY"] == "sk-12345"
+    assert process.argv[4:] == []
+    assert "sk-12345" not in process.env[SPEC_VARIABLE]
+    spec = told(process)
+    assert spec.system_prompt == "Be brief."
+    (model,) = spec.models
+    assert (model.ref, model.base_url) == ("openai-chat/small", "http://127.0.0.1:1/v1")
+    assert model.max_tokens == 9
+    assert keys(process) == (("sk-12345",),)
     assert backend.models == (ModelInfo(id="small", name="small", provider="openai-chat"),)
 
 
@@ -62,7 +76,7 @@ def test_a_server_of_ones_own_needs_no_key(libraries: Path) -> None:
 
     LlmFactory().make(config, make_environment(libraries, FakeClock(), reactor)).startService()
 
-    assert "GATEWAY_LLM_API_KEY" not in reactor.processes[0].env
+    assert keys(reactor.processes[0]) == ((),)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +87,11 @@ def test_a_server_of_ones_own_needs_no_key(libraries: Path) -> None:
         ({"model": "openai-chat:small"}, "api_key"),
         (MODEL | {"temperature": 3}, r"agents\.main\.temperature"),
         (MODEL | {"modle": "x"}, 'did you mean "model"'),
+        (MODEL | {"models": [{"model": "ollama:x"}]}, "base_url: goes into|model: goes into"),
+        (MODEL | {"fallbacks": ["ollama:x"]}, "another provider goes into models"),
+        (MODEL | {"fallbacks": ["openai-chat:small"]}, "openai-chat/small is there twice"),
+        ({"models": [{"model": "openai:x"}]}, "api_key"),
+        ({"models": [{"model": "ollama:x", "thinking": "hard"}]}, "thinking"),
     ],
 )
 def test_a_wrong_table_is_named(table: dict[str, Any], text: str) -> None:
@@ -102,11 +121,102 @@ def test_missing_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         LlmFactory().make(config, make_environment(tmp_path, FakeClock()))
 
 
-def test_a_text_that_looks_like_an_option_stays_a_text() -> None:
-    """A system prompt may begin with a dash."""
-    config = decode_agent("main", MODEL | {"system_prompt": "-v --help"}, LlmConfig, None)
+def test_a_chain_of_models_has_keys_of_its_own(libraries: Path) -> None:
+    """Each model has its address, settings and keys; models.list shows all of them."""
+    chain = [
+        {"model": "openai:big", "api_key": "sk-1", "api_keys": ["sk-2"], "context_window": 400_000},
+        {"model": "ollama:small", "thinking": "off"},
+    ]
+    reactor = FakeReactor()
+    config = decode_agent("main", {"models": chain}, LlmConfig, None)
 
-    assert "--system-prompt=-v --help" in worker_argv(config)
+    backend = LlmFactory().make(config, make_environment(libraries, FakeClock(), reactor))
+    backend.startService()
+
+    (process,) = reactor.processes
+    assert [model.ref for model in told(process).models] == ["openai/big", "ollama/small"]
+    assert told(process).models[1].thinking == "off"
+    assert keys(process) == (("sk-1", "sk-2"), ())
+    assert backend.models == (
+        ModelInfo(id="big", name="big", provider="openai", context_window=400_000),
+        ModelInfo(id="small", name="small", provider="ollama"),
+    )
+
+
+def test_fallbacks_share_the_address_and_the_key() -> None:
+    """The short form of a chain: more names of the same provider."""
+    table = MODEL | {"api_key": "sk-1", "fallbacks": ["openai-chat:tiny"], "max_tokens": 7}
+
+    config = decode_agent("main", table, LlmConfig, None)
+
+    assert [model.model for model in config.chain()] == ["openai-chat:small", "openai-chat:tiny"]
+    assert {model.base_url for model in config.chain()} == {"http://127.0.0.1:1/v1"}
+    assert {model.max_tokens for model in config.chain()} == {7}
+
+
+def test_a_key_of_a_model_may_lie_in_a_file(tmp_path: Path) -> None:
+    """Files of secrets in the tables of models are relative to the configuration's directory."""
+    chain = [{"model": "openai:big", "api_key": {"file": "key"}}]
+
+    config = decode_agent("main", {"models": chain}, LlmConfig, tmp_path / "gateway.toml")
+
+    assert config.models[0].api_key == SecretRef(file=str(tmp_path / "key"))
+
+
+def test_a_table_that_is_too_large_is_refused(libraries: Path) -> None:
+    """What does not fit into the worker's environment is refused at the start, with the key."""
+    config = decode_agent("main", MODEL | {"system_prompt": "é" * 90_000}, LlmConfig, None)
+
+    with pytest.raises(ConfigError, match=r"agents\.main\.system_prompt: .*too large"):
+        LlmFactory().make(config, make_environment(libraries, FakeClock()))
+
+
+def test_a_missing_library_of_a_provider_is_named(
+    libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that wants one more library says which extra has it."""
+    monkeypatch.setattr(sys, "path", [str(libraries / "lib")])
+    monkeypatch.delitem(sys.modules, "anthropic", raising=False)
+    table = {"model": "anthropic:claude", "api_key": "sk-1"}
+    config = decode_agent("main", table, LlmConfig, None)
+
+    with pytest.raises(ConfigError, match=r"anthropic wants .*txgateway\[anthropic\]"):
+        LlmFactory().make(config, make_environment(libraries, FakeClock()))
+
+
+def test_tools_and_servers_of_an_agent(libraries: Path) -> None:
+    """Which tools there are is no secret; what a server is told goes where the keys go."""
+    library = libraries / "lib" / "fastmcp"
+    library.mkdir()
+    (library / "__init__.py").write_text("")
+    servers = {
+        "files": {"command": "mcp-files", "args": ["-x"], "env": {"TOKEN": "sk-12345"}},
+        "web": {"url": "http://127.0.0.1:1/mcp", "headers": {"Authorization": "Bearer sk-6789"}},
+    }
+    table = MODEL | {"tools": ["read"], "shell": "off", "mcp_servers": servers, "cwd": "/srv/x"}
+    reactor = FakeReactor()
+    config = decode_agent("main", table, LlmConfig, None)
+
+    backend = LlmFactory().make(config, make_environment(libraries, FakeClock(), reactor))
+
+    secrets = worker_secrets(config, make_environment(libraries, FakeClock()))
+    spec = worker_spec(config, make_environment(libraries, FakeClock()))
+    assert verifyObject(IAgentBackend, backend)
+    assert (spec.tools, spec.shell, spec.workspace) == (("read",), "off", "/srv/x")
+    assert "sk-" not in msgspec.json.encode(spec).decode()
+    assert [server.name for server in secrets.mcp_servers] == ["files", "web"]
+    assert {"sk-12345", "Bearer sk-6789"} <= set(secrets.all())
+
+
+def test_servers_want_a_library(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MCP servers without the library that speaks to them are refused with the command that mends it."""
+    monkeypatch.setattr(sys, "path", [str(libraries / "lib")])
+    monkeypatch.delitem(sys.modules, "fastmcp", raising=False)
+    table = MODEL | {"mcp_servers": {"files": {"command": "mcp-files"}}}
+    config = decode_agent("main", table, LlmConfig, None)
+
+    with pytest.raises(ConfigError, match=r"mcp_servers: .*txgateway\[mcp\]"):
+        LlmFactory().make(config, make_environment(libraries, FakeClock()))
 
 
 def test_the_worker_finds_this_package() -> None:

@@ -39,7 +39,7 @@ OVERFLOW = {"error": {"code": 400, "type": "exceed_context_size_error", "message
 )
 def test_kinds_of_failure(error: Exception, kind: str) -> None:
     """Every failure has a kind; the text of a bug of ours does not go out."""
-    shaped = provider_error(error, provider="p", model="m", secret=None)
+    shaped = provider_error(error, provider="p", model="m")
 
     assert shaped.data["kind"] == kind
     assert "a bug" not in shaped.message
@@ -47,6 +47,6 @@ def test_kinds_of_failure(error: Exception, kind: str) -> None:
 
 def test_a_long_word_of_the_provider_is_cut() -> None:
     """A page of HTML is 300 characters of preview."""
-    shaped = provider_error(HTTP(500, "m", "x" * 5000), provider="p", model="m", secret=None)
+    shaped = provider_error(HTTP(500, "m", "x" * 5000), provider="p", model="m")
 
     assert shaped.data["message"] == "x" * 300

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -23,126 +21,17 @@ from pydantic_ai.messages import (
     TextPart,
     UserPromptPart,
 )
-from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, FunctionModel
+from pydantic_ai.models.function import DeltaThinkingPart, FunctionModel
+from pydantic_ai.usage import RequestUsage
 
-from gateway.agents.jsonrpc import encode_notification, encode_request
-from gateway.agents.workers.acp_server import AcpServer
-from gateway.agents.workers.llm import MAX_CHARS, MAX_SESSIONS, LlmAgent, Memory, build_model
+from gateway.agents.llmspec import ModelSpec
+from gateway.agents.workers.agent import MAX_SESSIONS
+from gateway.agents.workers.conversation import MAX_CHARS, Conversation
+from gateway.agents.workers.models import Candidate, build_model
+from gateway.agents.workers.usage import TurnUsage
+from tests.agents.llm_client import Client, Model, call, talk
 
 pytestmark = pytest.mark.model
-
-
-class Writer:
-    """What the server writes, as messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.written = asyncio.Event()
-
-    def write(self, line: bytes) -> None:
-        self.messages.append(json.loads(line))
-        self.written.set()
-
-    async def drain(self) -> None:
-        await asyncio.sleep(0)
-
-    def is_closing(self) -> bool:
-        return False
-
-
-class Client:
-    """A client of a worker that runs in this process."""
-
-    def __init__(self, agent: LlmAgent) -> None:
-        self.writer = cast(Any, Writer())
-        self.reader = asyncio.StreamReader()
-        self.server = asyncio.create_task(AcpServer(agent, self.writer).serve(self.reader))
-        self.ids = 0
-
-    def send(self, method: str, params: Any) -> int:
-        self.ids += 1
-        self.reader.feed_data(encode_request(self.ids, method, params))
-        return self.ids
-
-    def cancel(self, session_id: str) -> None:
-        self.reader.feed_data(encode_notification("session/cancel", {"sessionId": session_id}))
-
-    async def answer(self, id_: int) -> dict[str, Any]:
-        while True:
-            for message in self.writer.messages:
-                if message.get("id") == id_:
-                    return cast(dict[str, Any], message)
-            self.writer.written.clear()
-            await self.writer.written.wait()
-
-    async def ask(self, method: str, params: Any) -> dict[str, Any]:
-        return await self.answer(self.send(method, params))
-
-    async def open(self, **meta: Any) -> str:
-        params = {"cwd": "/", "mcpServers": [], "_meta": {"gateway": meta}}
-        session_id = (await self.ask("session/new", params))["result"]["sessionId"]
-        assert isinstance(session_id, str)
-        return session_id
-
-    def prompt(self, session_id: str, text: str, **meta: Any) -> int:
-        blocks = [{"type": "text", "text": text}]
-        params = {"sessionId": session_id, "prompt": blocks, "_meta": {"gateway": meta}}
-        return self.send("session/prompt", params)
-
-    def chunks(self, kind: str = "agent_message_chunk") -> list[str]:
-        updates = [
-            message["params"]["update"]
-            for message in self.writer.messages
-            if message.get("method") == "session/update"
-        ]
-        return [each["content"]["text"] for each in updates if each["sessionUpdate"] == kind]
-
-    async def close(self) -> None:
-        self.reader.feed_eof()
-        await self.server
-
-
-class Model:
-    """A model that says what the test wants and remembers what it was asked."""
-
-    def __init__(self, *words: Any) -> None:
-        self.words = words
-        self.asked: list[list[ModelMessage]] = []
-        self.instructions: list[str | None] = []
-
-    async def stream(self, messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
-        self.asked.append(list(messages))
-        self.instructions.append(info.instructions)
-        for word in self.words:
-            if isinstance(word, Exception):
-                raise word
-            if isinstance(word, asyncio.Event):
-                await word.wait()
-            else:
-                yield word
-
-    def texts(self) -> list[Any]:
-        """Return what the last request consisted of: (role, text) for each part."""
-        found = []
-        for message in self.asked[-1]:
-            for part in message.parts:
-                role = "user" if isinstance(part, UserPromptPart) else "assistant"
-                content: Any = getattr(part, "content", None)
-                found.append((role, content[0] if isinstance(content, list) else content))
-        return found
-
-
-def talk(model: Model, scenario: Callable[[Client], Any], **options: Any) -> Deferred[None]:
-    """Run ``scenario(client)`` against a worker with ``model``."""
-
-    async def whole() -> None:
-        agent = LlmAgent(FunctionModel(stream_function=model.stream), provider="fake", **options)
-        client = Client(agent)
-        await scenario(client)
-        await client.close()
-
-    future = asyncio.ensure_future(asyncio.wait_for(whole(), 20))
-    return Deferred.fromFuture(future)
 
 
 def test_a_turn_streams_and_counts() -> Deferred[None]:
@@ -274,7 +163,9 @@ def test_one_turn_at_a_time() -> Deferred[None]:
     ("method", "params", "code"),
     [
         ("fs/read", {}, -32601),
-        ("session/load", {"sessionId": "x"}, -32601),
+        ("session/load", {"sessionId": "x"}, -32002),
+        ("session/load", {}, -32602),
+        ("_gateway/unknown", {}, -32601),
         ("session/prompt", {}, -32602),
         ("session/prompt", {"sessionId": "x", "prompt": []}, -32002),
         ("session/prompt", [], -32602),
@@ -346,7 +237,7 @@ def test_a_providers_failure_is_a_typed_error() -> Deferred[None]:
         await client.answer(client.prompt(session_id, "y"))
         assert model.texts() == [("user", "y")]
 
-    return talk(model, scenario, secret="sk-SECRET")
+    return talk(model, scenario, secrets=("sk-SECRET",))
 
 
 def test_an_empty_answer_is_an_error() -> Deferred[None]:
@@ -359,9 +250,9 @@ def test_an_empty_answer_is_an_error() -> Deferred[None]:
     return talk(Model(""), scenario)
 
 
-def test_memory_forgets_whole_turns() -> None:
+def test_a_conversation_forgets_whole_turns() -> None:
     """The newest turns stay; one that is too large alone is kept until the next."""
-    memory = Memory()
+    memory = Conversation("s")
 
     def turn(text: str) -> list[ModelMessage]:
         return [ModelRequest(parts=[UserPromptPart(text)]), ModelResponse(parts=[TextPart("ok")])]
@@ -390,9 +281,227 @@ def test_sessions_are_bounded() -> Deferred[None]:
     return talk(Model("x"), scenario)
 
 
+def other_model(model: Model, **facts: Any) -> Candidate:
+    return Candidate(
+        ModelSpec(model="fake:other", **facts), FunctionModel(stream_function=model.stream)
+    )
+
+
+def test_a_turn_may_ask_for_another_model() -> Deferred[None]:
+    """A prompt's model goes first, by its whole name or its id; one that is not there is refused by name."""
+    first, other = Model("first"), Model("other")
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        for wanted in ("fake/other", "other"):
+            answer = await client.answer(client.prompt(session_id, "x", model=wanted))
+            assert answer["result"]["_meta"]["gateway"]["model"] == "other"
+        error = (await client.answer(client.prompt(session_id, "x", model="fake/none")))["error"]
+        assert error["message"] == "the agent has no model fake/none; it has fake/m, fake/other"
+        answer = await client.answer(client.prompt(session_id, "x"))
+        assert answer["result"]["_meta"]["gateway"]["model"] == "m"
+
+    return talk(first, scenario, others=(other_model(other),))
+
+
+def test_a_model_without_eyes_is_told_of_the_image() -> Deferred[None]:
+    """An image for a model that takes none is named in words."""
+    blind = Model("what image?")
+
+    async def scenario(client: Client) -> None:
+        data = base64.b64encode(b"\x89PNG").decode()
+        blocks = [{"type": "image", "mimeType": "image/png", "data": data}]
+        meta = {"gateway": {"model": "fake/other"}}
+        params = {"sessionId": await client.open(), "prompt": blocks, "_meta": meta}
+        await client.ask("session/prompt", params)
+        assert blind.texts() == [("user", "[image: image/png, 4 bytes, not shown to you]")]
+
+    return talk(Model("x"), scenario, others=(other_model(blind, images=False),))
+
+
+def test_thinking_levels_reach_the_model() -> Deferred[None]:
+    """A session's thinking level is a setting of the request; an unknown word changes nothing."""
+    model = Model("x")
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        for level in ("high", "off", "very", None):
+            await client.answer(client.prompt(session_id, "x", thinking=level))
+        assert model.thinking == ["high", False, None, None]
+
+    return talk(model, scenario)
+
+
+def test_usage_is_told_by_model() -> Deferred[None]:
+    """Every model's share, the size of the context, and no cost where no price is known."""
+
+    async def scenario(client: Client) -> None:
+        answer = await client.answer(client.prompt(await client.open(), "hi there"))
+        usage = answer["result"]["_meta"]["gateway"]["usage"]
+        (share,) = usage["byModel"]
+        assert (share["provider"], share["model"]) == ("fake", "m")
+        assert share["inputTokens"] == usage["inputTokens"] > 0
+        assert share["outputTokens"] == usage["outputTokens"] > 0
+        assert usage["contextTokens"] == usage["inputTokens"] + usage["outputTokens"]
+        assert "costUsd" not in share
+
+    return talk(Model("one ", "two"), scenario)
+
+
+def test_a_price_is_that_of_the_provider_itself() -> None:
+    """A known model costs what its provider takes; at one's own address nobody knows."""
+    response = ModelResponse(
+        parts=[TextPart("x")],
+        usage=RequestUsage(input_tokens=1_000_000, output_tokens=0),
+        model_name="gpt-4o",
+        provider_name="openai",
+    )
+    model = FunctionModel(stream_function=Model("x").stream)
+    openai = Candidate(ModelSpec(model="openai:gpt-4o"), model)
+    mine = Candidate(ModelSpec(model="openai:gpt-4o", base_url="http://127.0.0.1:1/v1"), model)
+
+    usage = TurnUsage()
+    usage.add(openai, response)
+    assert usage.shape()["byModel"][0]["costUsd"] > 0
+    usage.add(mine, response)
+    assert "costUsd" not in usage.shape()["byModel"][0]
+
+
+def test_a_turn_that_goes_on_is_steered() -> Deferred[None]:
+    """A message on the way is given to the model with its next request, and stays in the conversation."""
+    wait = asyncio.Event()
+    model = Model("done", steps=[[call("list")], ["first", wait]])
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "begin")
+        while not client.chunks():
+            await asyncio.sleep(0)
+        prompt = [{"type": "text", "text": "rather this"}]
+        params = {"sessionId": session_id, "prompt": prompt}
+        assert (await client.ask("_gateway/steer", params))["result"] == {"accepted": True}
+        wait.set()
+
+        assert (await client.answer(id_))["result"]["stopReason"] == "end_turn"
+        assert client.chunks() == ["first", "done"]
+        assert model.texts()[-1] == ("user", "rather this")
+        assert (await client.ask("_gateway/steer", params))["result"] == {"accepted": False}
+
+    return talk(model, scenario)
+
+
+def test_a_steered_message_outlives_an_abort() -> Deferred[None]:
+    """What a cancelled turn had no time to heed is there in the next one."""
+    model = Model("half", asyncio.Event())
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "begin")
+        while not client.chunks():
+            await asyncio.sleep(0)
+        prompt = [{"type": "text", "text": "rather this"}]
+        await client.ask("_gateway/steer", {"sessionId": session_id, "prompt": prompt})
+        client.cancel(session_id)
+        await client.answer(id_)
+
+        model.words = ("fine",)
+        await client.answer(client.prompt(session_id, "next"))
+        said = [text for role, text in model.texts() if role == "user"]
+        assert said == ["begin", "rather this", "next"]
+
+    return talk(model, scenario)
+
+
+def test_a_steered_message_outlives_a_failure() -> Deferred[None]:
+    """What was accepted for a turn that then failed is there in the next one."""
+    wait = asyncio.Event()
+    model = Model("fine", steps=[["half", wait, RuntimeError("gone")]])
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "begin")
+        while not client.chunks():
+            await asyncio.sleep(0)
+        prompt = [{"type": "text", "text": "rather this"}]
+        await client.ask("_gateway/steer", {"sessionId": session_id, "prompt": prompt})
+        wait.set()
+        assert "error" in await client.answer(id_)
+
+        await client.answer(client.prompt(session_id, "next"))
+        said = [text for role, text in model.texts() if role == "user"]
+        assert said == ["begin", "rather this", "next"]
+
+    return talk(model, scenario)
+
+
+def test_a_silent_turn_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """While a model thinks for long, the gateway hears that the process lives."""
+    monkeypatch.setattr("gateway.agents.workers.turn.ALIVE_S", 0.01)
+    wait = asyncio.Event()
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open()
+        id_ = client.prompt(session_id, "x")
+        sign = await client.seen(lambda message: message.get("method") == "_gateway/alive", 2)
+        assert sign["params"] == {"sessionId": session_id}
+        wait.set()
+        await client.answer(id_)
+
+    return talk(Model(wait, "done"), scenario)
+
+
+def test_a_summary_stands_for_what_was_before() -> Deferred[None]:
+    """A transcript's summary is what the model is told first; the turns before it are gone."""
+    model = Model("answer")
+    history = [
+        {"role": "user", "text": "long ago"},
+        {"role": "summary", "text": "They talked of cats."},
+        {"role": "assistant", "text": "the rest of an answer"},
+        {"role": "user", "text": "lately"},
+    ]
+
+    async def scenario(client: Client) -> None:
+        session_id = await client.open(history=history)
+        await client.answer(client.prompt(session_id, "now"))
+        (_, summary), *rest = model.texts()
+        assert summary.endswith("\n\nThey talked of cats.")
+        assert rest == [
+            ("assistant", "the rest of an answer"),
+            ("user", "lately"),
+            ("user", "now"),
+        ]
+
+    return talk(model, scenario)
+
+
 def test_models_are_made_from_their_names() -> None:
     """The model string is pydantic-ai's; one's own server needs no key, OpenAI's does."""
-    assert build_model("openai-chat:small", "http://127.0.0.1:1/v1", None).model_name == "small"
-    assert build_model("openai:big", None, "sk-1").model_name == "big"
+    local = ModelSpec(model="openai-chat:small", base_url="http://127.0.0.1:1/v1", temperature=0.5)
+    model = build_model(local, None)
+    assert (model.model_name, model.settings) == ("small", {"temperature": 0.5})
+    assert build_model(ModelSpec(model="openai:big"), "sk-1").model_name == "big"
+    ollama = build_model(ModelSpec(model="ollama:llama3"), None)
+    assert ollama.base_url == "http://127.0.0.1:11434/v1/"
     with pytest.raises(failures.UserError, match="api_key"):
-        build_model("openai-chat:small", None, None)
+        build_model(ModelSpec(model="openai-chat:small"), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("anthropic:claude-sonnet-4-5", "anthropic"),
+        ("google:gemini-2.5-flash", "google.genai"),
+        ("ollama:llama3", "openai"),
+        ("openrouter:some/model", "openai"),
+    ],
+)
+def test_models_of_other_providers_are_made(name: str, library: str) -> None:
+    """Each provider's model takes its key and address from the table, and repeats nothing by itself."""
+    pytest.importorskip(library)
+
+    model = build_model(ModelSpec(model=name, thinking="low"), "sk-1")
+
+    assert model.model_name == name.partition(":")[2]
+    cached = {"cache": True} if name.startswith(("anthropic", "openrouter")) else {}
+    assert model.settings == {"thinking": "low"} | cached
+    assert getattr(getattr(model, "client", None), "max_retries", 0) == 0

@@ -119,6 +119,19 @@ def test_the_command_leads_a_group_in_the_launchers_session(launch: Any, tmp_pat
     assert launched.end() == (0, ["exit 0"])
 
 
+def test_the_keys_of_the_model_worker_are_forgotten(
+    launch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent has the variable, and nobody finds its value in the environment of the launcher."""
+    monkeypatch.setenv("GATEWAY_LLM_KEYS", "sk-secret")
+    script = "import os; print(os.environ['GATEWAY_LLM_KEYS']); input()"
+    launched = launch(*PYTHON, "-c", script)
+
+    assert launched.said() == "sk-secret"
+
+    assert b"sk-secret" not in Path(f"/proc/{launched.process.pid}/environ").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("script", "told"), [("exit 7", "exit 7"), ("kill -9 $$", "signal 9"), ("kill $$", "signal 15")]
 )

@@ -18,7 +18,8 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from gateway.agents.llm import LlmConfig, LlmFactory
+from gateway.agents.llm import LlmFactory
+from gateway.agents.llmconfig import LlmConfig
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import RunResult
 from gateway.runtime import SystemClock
@@ -111,6 +112,20 @@ async def test_a_turn_of_a_real_model(llama: str, serving: Serve) -> None:
         again = await backend.start(run_request("And then"), RecordingSink())
         assert again.usage is not None
         assert again.usage.input_tokens > result.usage.input_tokens + 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_of_the_workspace_reach_a_real_model(
+    llama: str, serving: Serve, tmp_path: Path
+) -> None:
+    """What AGENTS.md says is part of the next request, from the turn after it was written."""
+    async with serving(llama, max_tokens=3, tools=[]) as backend:
+        plain = await backend.start(run_request("Hello"), RecordingSink())
+        (tmp_path / "workspace" / "main" / "AGENTS.md").write_text("Always rhyme. " * 20)
+        other = run_request("Hello", session_key="agent:main:other", session_id="session-2")
+        told = await backend.start(other, RecordingSink())
+
+    assert told.usage.input_tokens > plain.usage.input_tokens + 60
 
 
 @pytest_twisted.ensureDeferred

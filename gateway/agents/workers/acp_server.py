@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -15,21 +17,36 @@ from gateway.agents.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
+    ErrorResult,
     MessageReader,
     Notification,
     Received,
     Request,
     RequestId,
+    Result,
     RpcError,
     encode_error,
     encode_notification,
+    encode_request,
     encode_result,
 )
 
 READ_BYTES = 65_536
+MAX_ASKED = 64
+"""Requests to the client that may wait for an answer at once."""
 
-Update = Callable[[dict[str, Any]], Awaitable[None]]
-"""Sends one ``session/update`` of a session, waiting while the gateway does not read."""
+
+class Client(Protocol):
+    """The gateway, as an agent sees it during a connection."""
+
+    async def update(self, session_id: str, shape: dict[str, Any]) -> None:
+        """Send one ``session/update``, waiting while the gateway does not read."""
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Send a notification, such as ``_gateway/event``, waiting while the gateway does not read."""
+
+    async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        """Send a request and return its result. Raises RpcError; cancelling it drops the answer."""
 
 
 class AcpAgent(Protocol):
@@ -38,22 +55,34 @@ class AcpAgent(Protocol):
     def initialize(self, params: dict[str, Any]) -> dict[str, Any]:
         """Answer ``initialize``."""
 
-    def new_session(self, params: dict[str, Any]) -> str:
-        """Open a session; return its id."""
+    async def new_session(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Answer ``session/new``."""
+
+    async def load_session(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Answer ``session/load`` and ``session/resume``: nothing of the conversation is told again."""
+
+    async def close_session(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Answer ``session/close``."""
 
     async def prompt(
-        self, session_id: str, params: dict[str, Any], update: Update
+        self, session_id: str, params: dict[str, Any], client: Client
     ) -> dict[str, Any]:
         """Run a turn. It is cancelled for ``session/cancel`` and answers then what is due."""
 
+    async def extension(self, method: str, params: dict[str, Any], client: Client) -> Any:
+        """Answer a request whose method begins with ``_``. It may come in the middle of a turn."""
+
 
 class AcpServer:
-    """Serves one client. At most one turn of a session goes on at a time."""
+    """Serves one client, and is the :class:`Client` of its agent. A session has one turn at a time."""
 
     def __init__(self, agent: AcpAgent, writer: asyncio.StreamWriter) -> None:
         self._agent = agent
         self._writer = writer
         self._turns: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: dict[RequestId, asyncio.Future[Any]] = {}
+        self._ids = 0
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Serve until the client closes. Raises LineTooLong."""
@@ -64,10 +93,33 @@ class AcpServer:
                     self._handle(message)
                 await self._drain()
         finally:
-            turns = tuple(self._turns.values())
-            for turn in turns:
-                turn.cancel()
-            await asyncio.gather(*turns, return_exceptions=True)
+            tasks = tuple(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def update(self, session_id: str, shape: dict[str, Any]) -> None:
+        """Send one ``session/update``."""
+        await self.notify("session/update", {"sessionId": session_id, "update": shape})
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Send a notification."""
+        self._send(encode_notification(method, params))
+        await self._drain()
+
+    async def ask(self, method: str, params: dict[str, Any]) -> Any:
+        """Send a request and wait for its answer."""
+        if len(self._asked) >= MAX_ASKED:
+            raise RpcError(INTERNAL_ERROR, "too many questions wait for an answer")
+        self._ids += 1
+        id_ = f"agent-{self._ids}"
+        answer = self._asked[id_] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(encode_request(id_, method, params))
+            await self._drain()
+            return await answer
+        finally:
+            del self._asked[id_]
 
     def _handle(self, message: Received) -> None:
         match message:
@@ -77,18 +129,30 @@ class AcpServer:
                 if session_id in self._turns:
                     # Not before the turn has begun: it has to answer.
                     asyncio.get_running_loop().call_soon(self._turns[session_id].cancel)
+            case Result(id_, value):
+                if (answer := self._asked.get(id_)) is not None and not answer.done():
+                    answer.set_result(value)
+            case ErrorResult(id_, error):
+                if (answer := self._asked.get(id_)) is not None and not answer.done():
+                    answer.set_exception(error)
             case _:
-                pass  # other notifications, and answers: this agent asks nothing
+                pass
 
     def _request(self, id_: RequestId, method: str, params: dict[str, Any]) -> None:
+        agent = self._agent
         try:
             if method == "initialize":
-                self._send(encode_result(id_, self._agent.initialize(params)))
+                self._send(encode_result(id_, agent.initialize(params)))
             elif method == "session/new":
-                session_id = self._agent.new_session(params)
-                self._send(encode_result(id_, {"sessionId": session_id}))
+                self._start(id_, lambda: agent.new_session(params))
+            elif method in ("session/load", "session/resume"):
+                self._start(id_, lambda: agent.load_session(params))
+            elif method == "session/close":
+                self._start(id_, lambda: agent.close_session(params))
             elif method == "session/prompt":
                 self._start_turn(id_, params)
+            elif method.startswith("_"):
+                self._start(id_, lambda: agent.extension(method, params, self))
             else:
                 raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
         except RpcError as error:
@@ -100,25 +164,39 @@ class AcpServer:
             raise RpcError(INVALID_PARAMS, "sessionId is missing")
         if session_id in self._turns:
             raise RpcError(INVALID_PARAMS, "a turn of this session is going on")
-        self._turns[session_id] = asyncio.create_task(self._turn(id_, session_id, params))
+        turn = self._start(
+            id_,
+            lambda: self._agent.prompt(session_id, params, self),
+            end=lambda: self._turns.pop(session_id),
+        )
+        self._turns[session_id] = turn
 
-    async def _turn(self, id_: RequestId, session_id: str, params: dict[str, Any]) -> None:
-        async def update(shape: dict[str, Any]) -> None:
-            told = {"sessionId": session_id, "update": shape}
-            self._send(encode_notification("session/update", told))
-            await self._drain()
+    def _start(
+        self,
+        id_: RequestId,
+        call: Callable[[], Awaitable[Any]],
+        end: Callable[[], Any] = lambda: None,
+    ) -> asyncio.Task[None]:
+        """Answer in a task of its own; ``end`` is called before the answer goes out."""
 
-        try:
-            line = encode_result(id_, await self._agent.prompt(session_id, params, update))
-        except RpcError as error:
-            line = encode_error(id_, error)
-        except asyncio.CancelledError:
-            line = encode_result(id_, {"stopReason": "cancelled"})
-        except Exception as error:
-            kind = type(error).__name__
-            line = encode_error(id_, RpcError(INTERNAL_ERROR, f"the agent failed: {kind}"))
-        del self._turns[session_id]
-        self._send(line)
+        async def whole() -> None:
+            try:
+                line = encode_result(id_, await call())
+            except RpcError as error:
+                line = encode_error(id_, error)
+            except asyncio.CancelledError:
+                line = encode_result(id_, {"stopReason": "cancelled"})
+            except Exception as error:
+                traceback.print_exception(error, file=sys.stderr)
+                kind = type(error).__name__
+                line = encode_error(id_, RpcError(INTERNAL_ERROR, f"the agent failed: {kind}"))
+            end()
+            self._send(line)
+
+        task = asyncio.create_task(whole())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _send(self, line: bytes) -> None:
         if not self._writer.is_closing():

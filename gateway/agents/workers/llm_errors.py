@@ -7,6 +7,7 @@ most 300 characters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic_ai import exceptions as failures
@@ -36,8 +37,10 @@ _KINDS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
-def provider_error(error: Exception, *, provider: str, model: str, secret: str | None) -> RpcError:
-    """Return what the client is told of ``error``, without ``secret`` wherever it may stand."""
+def provider_error(
+    error: Exception, *, provider: str, model: str, secrets: Sequence[str] = ()
+) -> RpcError:
+    """Return what the client is told of ``error``, without ``secrets`` wherever they may stand."""
     kind, text = "unknown", "the agent failed"
     for type_, known_kind, known_text in _KINDS:
         if isinstance(error, type_):
@@ -52,7 +55,7 @@ def provider_error(error: Exception, *, provider: str, model: str, secret: str |
         text = f"{text} (HTTP {error.status_code})"
     if type_name:
         data["providerErrorType"] = type_name[:PREVIEW_CHARS]
-    preview = _redact(said, secret)
+    preview = _redact(said, secrets)
     if preview:
         data["message"] = preview
         text = f"{text}: {preview}"
@@ -75,6 +78,8 @@ def _said(error: Exception) -> tuple[str, str]:
     return type(error).__name__, ""
 
 
-def _redact(text: str, secret: str | None) -> str:
-    shown = text.replace(secret, "[secret]") if secret else text
-    return " ".join(shown.split())[:PREVIEW_CHARS]
+def _redact(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "[secret]")
+    return " ".join(text.split())[:PREVIEW_CHARS]

@@ -1,0 +1,140 @@
+"""The tool that runs commands: asked for, in a process group of its own, bounded in time and output."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Literal
+
+from pydantic_ai import RunContext
+from pydantic_ai.exceptions import ToolFailed
+
+from gateway.agents.workers.toolspec import Permission, ToolContext
+from gateway.workspace import Workspace, WorkspaceError
+
+TIMEOUT_S = 120
+MAX_TIMEOUT_S = 1800
+HEAD_BYTES = 24_576
+TAIL_BYTES = 24_576
+"""Of a longer output the middle is left out."""
+TERM_S = 2.0
+"""How long a command has to heed SIGTERM when its time is up."""
+LINGER_S = 1.0
+"""How long something that the command left behind may hold its output."""
+
+ShellPolicy = Literal["ask", "allow", "off"]
+
+
+class Output:
+    """The first and the last bytes of a stream."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._left_out = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        room = HEAD_BYTES - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        over = len(self._tail) - TAIL_BYTES
+        if over > 0:
+            self._left_out += over
+            del self._tail[:over]
+
+    def text(self) -> str:
+        """Return what was kept, and how much was not."""
+        head, tail = (bytes(part).decode("utf-8", "replace") for part in (self._head, self._tail))
+        gap = f"\n[… {self._left_out} bytes are left out here …]\n" if self._left_out else ""
+        return head + gap + tail
+
+
+class ShellTool:
+    """Runs commands in the workspace; ``ask`` says that each of them wants a permission first."""
+
+    def __init__(self, workspace: Workspace, environ: Mapping[str, str], *, ask: bool) -> None:
+        self._workspace = workspace
+        self._environ = dict(environ)
+        self._ask = ask
+
+    async def shell(
+        self,
+        ctx: RunContext[ToolContext],
+        command: str,
+        directory: str = "",
+        timeout_s: int = TIMEOUT_S,
+    ) -> str:
+        """Run a command of the shell (/bin/sh) and return its exit status and output.
+
+        It has no standard input. What it started and left running is ended with it.
+
+        Args:
+            command: The command line.
+            directory: Where to run it, relative to the workspace.
+            timeout_s: After how many seconds it is ended.
+        """
+        timeout = min(max(1, timeout_s), MAX_TIMEOUT_S)
+        try:
+            cwd = await asyncio.to_thread(self._workspace.subdirectory, directory)
+        except WorkspaceError as error:
+            raise ToolFailed(error.message) from None
+        if self._ask:
+            raw_input = {"command": command, "cwd": cwd, "timeoutS": timeout}
+            wanted = Permission(ctx.tool_call_id or "", command, raw_input)
+            if not await ctx.deps.permitted(wanted):
+                raise ToolFailed("this command was not allowed; it has not run")
+        return await self._run(command, cwd, timeout)
+
+    async def _run(self, command: str, cwd: str, timeout_s: int) -> str:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh",
+                "-c",
+                command,
+                cwd=cwd,
+                env=self._environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            raise ToolFailed(f"the command can not be run: {error}") from None
+        output = Output()
+        reading = asyncio.create_task(_read(process, output))
+        late = False
+        try:
+            try:
+                await asyncio.wait_for(process.wait(), timeout_s)
+            except TimeoutError:
+                late = True
+                _signal(process.pid, signal.SIGTERM)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), TERM_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(reading), 0 if late else LINGER_S)
+        finally:
+            # The group is ended whatever happened: a cancelled turn leaves nothing behind.
+            _signal(process.pid, signal.SIGKILL)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            await process.wait()
+            process._transport.close()  # type: ignore[attr-defined]
+        if late:
+            raise ToolFailed(f"ended after {timeout_s} s, its time was up\n{output.text()}")
+        return f"exit status {process.returncode}\n{output.text()}"
+
+
+async def _read(process: asyncio.subprocess.Process, output: Output) -> None:
+    assert process.stdout is not None
+    while data := await process.stdout.read(65_536):
+        output.feed(data)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
