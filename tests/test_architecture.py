@@ -56,6 +56,7 @@ TESTED_ELSEWHERE = {
     "agents/workers/toolspec.py": "tests/agents/test_llm_tools.py",
     "agents/workers/usage.py": "tests/agents/test_llm_worker.py",
     "agents/workers/conversation.py": "tests/agents/test_llm_worker.py",
+    "agents/workers/listing.py": "tests/agents/test_llm_listing.py",
     "agents/workers/llm.py": "tests/agents/test_llm_process.py",
     "agents/workers/models.py": "tests/agents/test_llm_worker.py",
     "agents/workers/turn.py": "tests/agents/test_llm_worker.py",

@@ -11,13 +11,15 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from gateway.agents.acp_access import AccessConfig, access_of, terminal_maker, thread_runner
+from gateway.agents.acp_models import PROVIDER, refreshed, with_offered
 from gateway.agents.acp_requests import Access
 from gateway.agents.acp_worker import AcpWorker
+from gateway.agents.jsonrpc import RpcError
 from gateway.agents.pool import Pool
 from gateway.agents.process import ChildProcess, Command, Exit, Limits, clean_environment
 from gateway.agents.processconfig import ProcessConfig
@@ -28,6 +30,7 @@ from gateway.interfaces import (
     IAgentBackend,
     IAgentBackendFactory,
     ICompactingBackend,
+    IModelsBackend,
     IRunSink,
     ISteerableBackend,
     IWorkerBackend,
@@ -37,8 +40,6 @@ from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResu
 
 T = TypeVar("T")
 
-PROVIDER = "acp"
-"""Stands for the provider of a model where an agent program knows it, and the gateway does not."""
 NO_ACCESS = Access(files=False, terminal="off")
 """For agents that use no files, terminals or servers of the gateway."""
 
@@ -59,7 +60,12 @@ class AcpConfig(AccessConfig, frozen=True):
 
 
 @implementer(
-    IAgentBackend, IWorkerBackend, ISteerableBackend, ICompactingBackend, IWorkspaceBackend
+    IAgentBackend,
+    IWorkerBackend,
+    ISteerableBackend,
+    ICompactingBackend,
+    IWorkspaceBackend,
+    IModelsBackend,
 )
 class AcpBackend(Service):
     """Runs turns in supervised processes, each of which serves many sessions of the agent.
@@ -138,12 +144,23 @@ class AcpBackend(Service):
         return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
 
     def _learn(self, result: T, worker: AcpWorker) -> T:
-        """List what a program of somebody else's lets choose from, its own choice first."""
-        own, *_ = self.models
-        if own.provider == PROVIDER:
-            offered = (ModelInfo(id=name, name=name, provider=PROVIDER) for name in worker.models)
-            self.models = (own, *(model for model in offered if model.id != own.id))
+        self.models = with_offered(self.models, worker.models)
         return result
+
+    def refresh_models(self) -> Deferred[Sequence[ModelInfo]]:
+        """Have an agent of ours ask its providers; of others what they have offered stands.
+
+        Fails with BackendError.
+        """
+        return Deferred.fromCoroutine(self._refresh_models())
+
+    async def _refresh_models(self) -> Sequence[ModelInfo]:
+        try:
+            answer = await self._pool.run("", "", "", AcpWorker.list_models)
+        except (RpcError, TimeoutError) as error:
+            raise BackendError(f"the agent did not list its models: {error}") from error
+        self.models = refreshed(self.models, answer)
+        return self.models
 
     def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
         """Give a running run another message; whether its agent took it."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
@@ -19,6 +19,7 @@ from gateway.agents.acp_content import (
     read_compaction,
     run_result,
 )
+from gateway.agents.acp_models import LIST_S
 from gateway.agents.acp_opening import Opener
 from gateway.agents.acp_requests import Access, ClientSide, InThread
 from gateway.agents.acp_session import AgentSession, SessionTable
@@ -223,6 +224,11 @@ class AcpWorker:
             self._log.info("a run took no other message: {error!s:.200}", error=error)
             return False
         return mapping(answer).get("accepted") is True
+
+    def list_models(self) -> Deferred[Any]:
+        """Ask an agent of ours what it knows of its models; others give nothing. Fails as a request does."""
+        asks = self._can.models
+        return self._rpc.request("_gateway/models", {}, LIST_S) if asks else succeed(None)
 
     async def _locked(self, request: RunRequest, sink: IRunSink) -> tuple[AgentSession, str]:
         """Return the session of a request, open and locked, and the agent's id of it."""

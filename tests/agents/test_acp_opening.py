@@ -276,21 +276,3 @@ def test_a_setting_that_is_refused(setup: Setup) -> None:
 
     setup.prompt()
     assert "did not change to p/big" in setup.sink.events[0][1]["text"]
-
-
-def test_models_that_are_offered(setup: Setup) -> None:
-    """The models that an agent lets choose from are listed after its own choice, as far as they can be shown."""
-    assert [model.id for model in setup.backend.models] == ["main"]
-    ids: list[Any] = ["p/small", "big", "main", "", "x" * 201, "a\nb", "big", 5]
-    models = {"currentModelId": "big", "availableModels": [{"modelId": id_} for id_ in ids]}
-    process = opened(setup, {"models": models})
-    process.answer(setup.prompt()["id"], {"stopReason": "end_turn"})
-
-    assert [(model.provider, model.id) for model in setup.backend.models] == [
-        ("acp", "main"),
-        ("acp", "p/small"),
-        ("acp", "big"),
-    ]
-    setup.run(model="acp/p/small")
-    chosen = only(process)
-    assert chosen["params"]["modelId"] == "p/small"

@@ -20,6 +20,7 @@ from gateway.agents.workers.acp_server import Client
 from gateway.agents.workers.content import gateway_meta, past_turns, text_of, user_content
 from gateway.agents.workers.conversation import Conversation
 from gateway.agents.workers.instructions import workspace_instructions
+from gateway.agents.workers.listing import listed
 from gateway.agents.workers.models import Candidate, choose, thinking_settings
 from gateway.agents.workers.store import ConversationStore, UnknownConversation
 from gateway.agents.workers.tools import build_tools
@@ -72,7 +73,9 @@ class LlmAgent:
                 | ({} if self._store is None else {"resume": {}}),
                 "mcpCapabilities": {"http": True, "sse": True},
                 "_meta": {
-                    "gateway": {"history": True, "events": True, "steer": True, "forget": True}
+                    "gateway": dict.fromkeys(
+                        ("history", "events", "steer", "forget", "models"), True
+                    )
                 },
             },
             "agentInfo": {"name": "gateway-llm", "title": "Model worker", "version": __version__},
@@ -142,6 +145,8 @@ class LlmAgent:
             return {"accepted": turn.steer(content)}
         if method == "_gateway/forget":
             return await self._forget(session_id)
+        if method == "_gateway/models":
+            return {"models": await listed(self._candidates)}
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
 
     async def close(self) -> None:
