@@ -28,6 +28,7 @@ _HEAD = (
 )
 _CELL = 48
 _KNOWN = frozenset({"pid", "state", "restarts", "lastError", "nextStartInMs"})
+_LEFT_OUT = frozenset({"process", "launcherPid", "startedAtMs"})
 
 
 @click.group(invoke_without_command=True, short_help="List the agents, and their processes.")
@@ -77,7 +78,7 @@ def _worker(facts: Mapping[str, Any]) -> list[str]:
     state = str(facts.get("state", ""))
     if "nextStartInMs" in facts:
         state += f" {facts['nextStartInMs'] / 1000:.1f}s"
-    more = [f"{name}={value}" for name, value in facts.items() if name not in _KNOWN]
+    more = [f"{name}={value}" for name, value in facts.items() if name not in _KNOWN | _LEFT_OUT]
     cells = (
         facts.get("pid"),
         " ".join([state, *more]),
