@@ -324,7 +324,7 @@ def test_an_agent_that_is_gone_after_the_restart(gates: Gates) -> None:
 
 def test_a_request_that_is_too_large(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message too large to be kept with its run is not run after a crash: it ends as interrupted."""
-    monkeypatch.setattr(model, "REQUEST_MAX_BYTES", 10)
+    monkeypatch.setattr(model.agents, "REQUEST_MAX_BYTES", 10)
     crowd(gate, runs=2)
 
     again = gate.restarted()
