@@ -57,6 +57,8 @@ class ServerConfig(Table, frozen=True):
     """Origins of web pages that may connect beside the gateway's own: scheme://host[:port], or "*"."""
     trusted_proxies: list[str] = []
     """Reserved for reverse proxies: until then a client with forwarding headers counts as remote."""
+    workspace_roots: list[str] = []
+    """Where clients may put agents' workspaces, beside workspace/ in the state directory."""
 
     def __post_init__(self) -> None:
         for origin in self.allowed_origins:
@@ -112,6 +114,12 @@ class AgentConfig(Table, frozen=True):
     """The backend that runs this agent: demo, acp, llm, or the name of an installed plugin."""
     name: str | None = None
     """Name shown to people; without it the agent's id."""
+    emoji: str | None = None
+    """An emoji shown with the name."""
+    avatar: str | None = None
+    """A picture shown with the name: a URL, a data URL, or a few characters."""
+    workspace: str | None = None
+    """Directory of its files; without it workspace/ID in the state directory."""
     default: bool = False
     """Whether sessions that name no agent belong to this one."""
     timeout_s: Seconds = 600.0
@@ -162,7 +170,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> LoadedConfig:
     config = convert(parsed, Config, where)
     if path is not None:
         config = replace(config, auth=_anchored(config.auth, path.absolute().parent))
-    _check_agents(config.agents, where)
+    check_agents(config.agents, where)
     if not config.agents:
         config = replace(config, agents=_default_agents())
     if listen := environ.get("GATEWAY_LISTEN", "").split():
@@ -198,6 +206,18 @@ def default_agent_id(agents: Mapping[str, Mapping[str, Any]]) -> str:
         if table.get("default") is True:
             return name
     return "main" if "main" in agents else next(iter(agents))
+
+
+def check_agents(agents: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """Raise ConfigError for an id that no agent may have, and for a second default agent."""
+    for name in agents:
+        if not _AGENT_ID.fullmatch(name):
+            text = "an agent's id is 1 to 64 of a-z, 0-9, _ and -, and does not start with -"
+            raise ConfigError(one_line(where, f"agents.{name}", text))
+    defaults = [name for name, table in agents.items() if table.get("default") is True]
+    if len(defaults) > 1:
+        text = f"{defaults[0]} is the default agent already"
+        raise ConfigError(one_line(where, f"agents.{defaults[1]}.default", text))
 
 
 def resolve_secret(
@@ -294,14 +314,3 @@ def _anchored(table: S, base: Path) -> S:
     return replace(
         table, **{field.name: anchor(getattr(table, field.name)) for field in fields(table)}
     )
-
-
-def _check_agents(agents: Mapping[str, Mapping[str, Any]], where: str) -> None:
-    for name in agents:
-        if not _AGENT_ID.fullmatch(name):
-            text = "an agent's id is 1 to 64 of a-z, 0-9, _ and -, and does not start with -"
-            raise ConfigError(one_line(where, f"agents.{name}", text))
-    defaults = [name for name, table in agents.items() if table.get("default") is True]
-    if len(defaults) > 1:
-        text = f"{defaults[0]} is the default agent already"
-        raise ConfigError(one_line(where, f"agents.{defaults[1]}.default", text))

@@ -5,6 +5,7 @@ Every asynchronous method returns a Deferred; whoever called it may cancel it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -331,6 +332,26 @@ class ICompactingBackend(Interface):
         """
 
 
+class IModelsBackend(Interface):
+    """What a backend may provide beside IAgentBackend, if it can ask which models there are.
+
+    ``models`` of IAgentBackend may change at any time; who lists models reads it anew. This is for a
+    list that somebody wants to be fresh.
+    """
+
+    def refresh_models() -> Deferred[Sequence[ModelInfo]]:
+        """Ask the providers, bring ``models`` up to date, and return it.
+
+        Fails with :class:`gateway.errors.BackendError`; what was known before then stands.
+        """
+
+
+class IWorkspaceBackend(Interface):
+    """What a backend may provide beside IAgentBackend, if it decides where the agent's files lie."""
+
+    workspace: str = Attribute("The agent's workspace, an absolute path of a directory.")
+
+
 class BackendEnvironment:
     """What a backend is made with.
 
@@ -339,6 +360,7 @@ class BackendEnvironment:
     :ivar state_dir: the directory of the gateway's state.
     :ivar config_dir: the configuration file's directory, None without a file: what relative paths of
         the configuration are relative to.
+    :ivar workspace: the directory for the agent's files, an absolute path; it need not exist yet.
     """
 
     def __init__(
@@ -350,6 +372,7 @@ class BackendEnvironment:
         entropy: IEntropy,
         state_dir: str,
         config_dir: str | None = None,
+        workspace: str | None = None,
     ) -> None:
         self.agent_id = agent_id
         self.reactor = reactor
@@ -357,6 +380,9 @@ class BackendEnvironment:
         self.entropy = entropy
         self.state_dir = state_dir
         self.config_dir = config_dir
+        self.workspace = workspace or os.path.join(
+            os.path.abspath(state_dir), "workspace", agent_id
+        )
 
 
 class IAgentBackendFactory(IPlugin):

@@ -90,6 +90,10 @@ class LimitsConfig(Table, frozen=True):
     """Sessions whose last voice transcript is remembered."""
     voice_identities_max: Count = 1000
     """Identities of voice transcripts remembered at once."""
+    agents_max: Annotated[int, Meta(ge=1, le=1000)] = 100
+    """Agents that there may be once a client makes one; the configuration may have more."""
+    agent_file_bytes: Annotated[int, Meta(ge=1024, le=16_000_000)] = 1_000_000
+    """Largest file of an agent's workspace that clients may read or write, in bytes."""
     loop_lag_ms: Annotated[int, Meta(ge=20, le=60_000)] = 50
     """How long one callback may hold the event loop before the log says which, in milliseconds."""
     log_files: Annotated[int, Meta(ge=1, le=1000)] = 14

@@ -20,14 +20,13 @@ from typing import Any
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, LoggingFile, globalLogPublisher
 from twisted.python.failure import Failure
 
 from gateway import __version__, logfile
 from gateway.app.operations import ConfigView, Operations
 from gateway.app.periodic import Pruner
-from gateway.backends import make_agents
+from gateway.backends import AgentMaker, ConfiguredAgents
 from gateway.config import LoadedConfig, resolve_secret
 from gateway.core.access import is_loopback, same_secret
 from gateway.drain import Shutdown
@@ -38,7 +37,7 @@ from gateway.net.http import make_root
 from gateway.net.listen import Listener, listen
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site
-from gateway.runtime import keep_for_good
+from gateway.runtime import in_thread, keep_for_good
 from gateway.statedir import StateDirectory
 from gateway.store.sqlite import url_of
 from gateway.store.store import SQLStore
@@ -91,17 +90,21 @@ class GatewayService(Service):
             clock=clock,
             call_from_thread=reactor.callFromThread,
         )
-        agents = make_agents(
+        self._in_thread = in_thread(reactor)
+        maker = AgentMaker(
             loaded, reactor=reactor, clock=clock, entropy=entropy, state_dir=str(state.path)
         )
+        roster = ConfiguredAgents(maker, state.agents, self._in_thread)
         self.wiring = Wiring(
             config=self.config,
             clock=clock,
             entropy=entropy,
             store=self.store,
-            agents=agents,
+            agents=roster.read(),
             operations=self._operations(),
             reactor=reactor,
+            roster=roster,
+            in_thread=self._in_thread,
         )
         self.services = self.wiring.services
         self.shutdown = Shutdown(self.wiring, reactor.stop)
@@ -366,11 +369,8 @@ class GatewayService(Service):
     def _tail_logs(
         self, cursor: int | None, limit: int, max_bytes: int
     ) -> Deferred[dict[str, Any]]:
-        pool = self.reactor.getThreadPool()
-        reading: Deferred[Any] = deferToThreadPool(
-            self.reactor, pool, logfile.tail, self.state.logs, cursor, limit, max_bytes
-        )
-        return reading.addCallback(_tail_payload)
+        args = self.state.logs, cursor, limit, max_bytes
+        return self._in_thread(logfile.tail, *args).addCallback(_tail_payload)
 
     def _exposition(self) -> bytes:
         metrics = self.wiring.metrics

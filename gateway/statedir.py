@@ -4,9 +4,11 @@
 
     token               the shared token, made on first start
     lock                flock; holds {"pid", "since"} of the gateway that owns the directory
+    agents.toml         agents that clients have made, changed or deleted
     gateway.db          sessions, transcripts, runs, devices
     logs/               gateway-YYYY-MM-DD.jsonl
     workspace/          where agents work that are told no other place
+    trash/              workspaces of agents that were deleted
     secrets/            keys of the gateway itself
 """
 
@@ -60,6 +62,7 @@ class StateDirectory:
         self.logs = self.path / "logs"
         self.workspace = self.path / "workspace"
         self.secrets = self.path / "secrets"
+        self.agents = self.path / "agents.toml"
         self._lock: int | None = None
 
     def ensure(self) -> tuple[str, ...]:

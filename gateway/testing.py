@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from gateway import __version__
 from gateway.agents.demo import DemoBackend, DemoConfig
+from gateway.app.agentadmin import Roster
 from gateway.app.agents import Agent, AgentDirectory
 from gateway.app.operations import ConfigView, Operations
 from gateway.config import Config
@@ -112,26 +113,7 @@ def _operations(config: Config, clock: FakeClock, entropy: IEntropy) -> Operatio
     )
 
 
-def memory_gateway(
-    *,
-    clock: FakeClock | None = None,
-    config: Config | None = None,
-    backends: Mapping[str, IAgentBackend] | None = None,
-    store: IStore | None = None,
-    secret: str | None = TOKEN,
-    entropy: IEntropy | None = None,
-) -> Wiring:
-    """Return a whole gateway in memory: fake clock, SQLite in memory, no port, no thread.
-
-    ``backends`` are the agents by id, the first being the default; without any it is one demo agent
-    called main. Ends of runs are announced at once. The store is open; nothing else was started.
-    Two gateways over one store, as after a restart, need an ``entropy`` each.
-    """
-    clock = clock or FakeClock()
-    entropy = entropy or FakeEntropy()
-    config = config or Config()
-    if backends is None:
-        backends = {"main": DemoBackend(DemoConfig(), clock)}
+def _agents(config: Config, backends: Mapping[str, IAgentBackend]) -> AgentDirectory:
     timeout_s, tables = config.limits.run_timeout_s, config.agents
     agents = {
         name: Agent(
@@ -141,11 +123,38 @@ def memory_gateway(
             backend,
             timeout_s,
             tables.get(name, {}).get("on_restart") == "rerun",
+            getattr(backend, "workspace", ""),
         )
         for name, backend in backends.items()
     }
     default = next(iter(agents))
     keys = SessionKeyPolicy.from_config(list(agents), default_agent_id=default)
+    return AgentDirectory(agents, default, keys)
+
+
+def memory_gateway(
+    *,
+    clock: FakeClock | None = None,
+    config: Config | None = None,
+    backends: Mapping[str, IAgentBackend] | None = None,
+    store: IStore | None = None,
+    secret: str | None = TOKEN,
+    entropy: IEntropy | None = None,
+    roster: Roster | None = None,
+    agents: AgentDirectory | None = None,
+) -> Wiring:
+    """Return a whole gateway in memory: fake clock, SQLite in memory, no port, no thread.
+
+    ``backends`` are the agents by id, the first being the default; without any it is one demo agent
+    called main. Ends of runs are announced at once. The store is open; nothing else was started.
+    Two gateways over one store, as after a restart, need an ``entropy`` each. ``agents`` goes before
+    ``backends``; only with a ``roster`` can clients change them.
+    """
+    clock = clock or FakeClock()
+    entropy = entropy or FakeEntropy()
+    config = config or Config()
+    if agents is None:
+        agents = _agents(config, backends or {"main": DemoBackend(DemoConfig(), clock)})
     if store is None:
         store = memory_store(clock)
     wiring = Wiring(
@@ -153,7 +162,8 @@ def memory_gateway(
         clock=clock,
         entropy=entropy,
         store=store,
-        agents=AgentDirectory(agents, default, keys),
+        agents=agents,
+        roster=roster,
         operations=_operations(config, clock, entropy),
         reactor=clock,
     )

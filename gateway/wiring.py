@@ -11,6 +11,8 @@ from typing import Any
 
 from gateway import __version__
 from gateway.app.admission import Admission
+from gateway.app.agentadmin import AgentAdmin, Roster
+from gateway.app.agentfiles import AgentFiles
 from gateway.app.agents import AgentDirectory
 from gateway.app.approvals import Approvals
 from gateway.app.context import Services
@@ -22,6 +24,7 @@ from gateway.app.inspection import Inspection
 from gateway.app.keeper import Keeper
 from gateway.app.ledger import Ledger
 from gateway.app.logreader import LogReader
+from gateway.app.modelhealth import ModelHealth
 from gateway.app.nodes import Nodes
 from gateway.app.operations import Operations
 from gateway.app.periodic import Measured, Periodic
@@ -29,6 +32,7 @@ from gateway.app.presence import PUBLISH_INTERVAL_S, Presence
 from gateway.app.projection import Projector
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
+from gateway.app.threads import InThread, here
 from gateway.app.voice import Voice
 from gateway.config import Config
 from gateway.core.access import AuthPolicy, OriginPolicy, normal_origins
@@ -55,6 +59,9 @@ class Wiring:
     agents: AgentDirectory
     operations: Operations
     reactor: Any
+    roster: Roster | None = None
+    """Where agents that clients make are kept; without it the agents are fixed."""
+    in_thread: InThread = here
     services: Services = field(init=False)
     metrics: Metrics = field(init=False)
     edge: Edge = field(init=False)
@@ -108,6 +115,7 @@ class Wiring:
             services.follows,
             services.approvals,
             services.approvals.history,
+            services.model_health,
             *services.ledger.rings,
         )
         return [Measured(registry, self.metrics) for registry in swept]
@@ -149,6 +157,8 @@ class Wiring:
         )
         sessions.knows_busy(runs.busy)
         follows = self._make_follows(hub, runs, sessions)
+        model_health = ModelHealth(clock, agents)
+        runs.add_listener(model_health)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = self._make_presence(hub, health)
         dedupe = TranscriptDedupe(
@@ -164,6 +174,11 @@ class Wiring:
             presence=presence,
             health=health,
             agents=agents,
+            agent_admin=AgentAdmin(
+                clock=clock, agents=agents, runs=runs, hub=hub, health=health, roster=self.roster
+            ),
+            agent_files=AgentFiles(self.in_thread, limits.agent_file_bytes),
+            model_health=model_health,
             sessions=sessions,
             runs=runs,
             approvals=approvals,

@@ -17,10 +17,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from twisted.internet.defer import succeed
 from zope.interface.verify import verifyObject
 
+import gateway.plugins
+from gateway import interfaces
 from gateway.app.context import Caller
-from gateway.backends import backend_factories
+from gateway.backends import backend_factories, make_agents
 from gateway.config import AgentConfig, load
 from gateway.core.access import KNOWN_SCOPES, Peer
 from gateway.core.causes import EXPLANATIONS
@@ -28,12 +31,13 @@ from gateway.core.connect import unauthorized
 from gateway.core.deviceproof import ProofFailure
 from gateway.core.events import EVENTS
 from gateway.core.frames import decode_request
-from gateway.errors import CloseCause, CloseCode, ErrorCode
+from gateway.errors import BackendError, CloseCause, CloseCode, ErrorCode
 from gateway.interfaces import IAgentBackend, IAgentBackendFactory
 from gateway.metrics import Metrics
-from gateway.model import ClientInfo, Principal, Role
+from gateway.model import ClientInfo, Decision, Principal, Role, RunRequest
 from gateway.settings import convert
-from gateway.testing import FakeClock, environment, memory_gateway
+from gateway.testing import FakeClock, FakeEntropy, environment, memory_gateway, result_of
+from tests.app.harness import Gate
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -360,6 +364,100 @@ def test_the_example_is_found_by_its_name(tmp_path):
     assert (found.returncode, found.stdout) == (0, "gateway.toml: ok\n"), found.stderr
 
 
+def test_the_example_is_short():
+    """The worked backend has thirty lines, imports and all."""
+    source = blocks(page("plugins.md"), "python")[0]
+
+    assert len([line for line in source.splitlines() if line.strip()]) <= 30
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Return a configuration whose agent's backend is the example, installed as a plugin."""
+    package = tmp_path / "gateway" / "plugins"
+    package.mkdir(parents=True)
+    (package / "backwards.py").write_text(blocks(page("plugins.md"), "python")[0])
+    monkeypatch.setattr(gateway.plugins, "__path__", [*gateway.plugins.__path__, str(package)])
+    file = tmp_path / "gateway.toml"
+    file.write_text(blocks(page("plugins.md"), "toml")[0])
+    yield load(file, {})
+    sys.modules.pop("gateway.plugins.backwards", None)
+
+
+def test_the_example_as_a_plugin(installed, tmp_path):
+    """Installed as a plugin and named in the configuration, the worked backend answers a client."""
+    gate = Gate()
+    gate.close()
+    clock = gate.clock
+    how: dict[str, Any] = {
+        "reactor": None,
+        "clock": clock,
+        "entropy": FakeEntropy(),
+        "state_dir": str(tmp_path),
+    }
+    gate.wiring = memory_gateway(
+        clock=clock, config=installed.config, agents=make_agents(installed, **how)
+    )
+    gate.services, gate.runs = gate.wiring.services, gate.wiring.services.runs
+    agent = gate.services.agents.default
+    agent.backend.startService()
+    client = gate.client()
+
+    assert agent.kind == "backwards"
+    client.send("one two three")
+    clock.pump([0.1, 0.1, 0.1, 1])
+
+    (final,) = [each for each in client.events("chat") if each["state"] == "final"]
+    assert final["message"]["content"][0]["text"] == "three two one "
+    (model,) = client.ok("models.list", {})["models"]
+    assert (model["provider"], model["id"], model["available"]) == ("example", "backwards", True)
+
+
+@pytest.mark.parametrize(
+    ("decision", "outcome"),
+    [(Decision.ALLOW_ONCE, "b a "), (Decision.DENY, BackendError), (None, BackendError)],
+)
+def test_the_example_that_asks_first(decision, outcome):
+    """The backend that asks answers if it may, fails if it may not, and remembers its conversation."""
+    module, clock = example(), FakeClock()
+    asked: list[str] = []
+    bound: list[str] = []
+    said: list[str] = []
+
+    class Sink:
+        def ask(self, request):
+            asked.append(request.command)
+            return succeed(decision)
+
+        bind = staticmethod(bound.append)
+        text = staticmethod(said.append)
+
+    careful = module["Careful"](module["BackwardsConfig"](), environment(clock))
+    request = RunRequest(run_id="r", session_key="k", session_id="s", agent_id="main", text="a b")
+    running = careful.start(request, Sink())
+    clock.pump([0.05, 0.05])
+
+    if outcome is BackendError:
+        with pytest.raises(BackendError):
+            result_of(running)
+    else:
+        result_of(running)
+        assert "".join(said) == outcome
+    assert (asked, bound) == (["say 2 words backwards"], ["conversation-1"])
+
+
+def test_the_optional_interfaces_are_listed():
+    """Every interface that a backend may provide beside the one it must is in the table."""
+    listed = {cells[0].strip("`") for cells in rows(page("plugins.md"), "interface")}
+    optional = {
+        name
+        for name, found in vars(interfaces).items()
+        if name.endswith("Backend") and found is not IAgentBackend
+    }
+
+    assert listed == optional
+
+
 # -- examples, links, commands
 
 
@@ -378,6 +476,15 @@ def test_configurations_that_are_shown_are_valid(name, tmp_path):
         for agent_id, table in loaded.config.agents.items():
             agent: Any = convert(table, known[table["backend"]], name, ("agents", agent_id))
             assert isinstance(agent, AgentConfig)
+
+
+def test_the_readme_attaches_a_model_and_a_program():
+    """The README attaches a real model, and an agent program, by at most five lines of TOML each."""
+    shown = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "toml")
+    backends = [next(iter(tomllib.loads(text)["agents"].values()))["backend"] for text in shown]
+
+    assert backends == ["llm", "acp"]
+    assert all(len(text.strip().splitlines()) <= 5 for text in shown)
 
 
 def test_the_readme_has_two_commands_to_set_up():

@@ -6,18 +6,20 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from gateway.agents.acp_access import AccessConfig, access_of, terminal_maker, thread_runner
+from gateway.agents.acp_models import PROVIDER, refreshed, with_offered
 from gateway.agents.acp_requests import Access
 from gateway.agents.acp_worker import AcpWorker
+from gateway.agents.jsonrpc import RpcError
 from gateway.agents.pool import Pool
 from gateway.agents.process import ChildProcess, Command, Exit, Limits, clean_environment
 from gateway.agents.processconfig import ProcessConfig
@@ -28,11 +30,15 @@ from gateway.interfaces import (
     IAgentBackend,
     IAgentBackendFactory,
     ICompactingBackend,
+    IModelsBackend,
     IRunSink,
     ISteerableBackend,
     IWorkerBackend,
+    IWorkspaceBackend,
 )
 from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResult
+
+T = TypeVar("T")
 
 NO_ACCESS = Access(files=False, terminal="off")
 """For agents that use no files, terminals or servers of the gateway."""
@@ -46,14 +52,21 @@ class AcpConfig(AccessConfig, frozen=True):
     env: dict[str, Secret] = {}
     """Environment variables for it, beside a few harmless ones of the gateway such as PATH and HOME."""
     cwd: str | None = None
-    """Its working directory; without it workspace/ID in the state directory."""
+    """Its working directory, which is then its workspace; without it workspace/ID in the state directory."""
 
     def __post_init__(self) -> None:
         if not self.command or not self.command[0]:
             raise ValueError('"command" is missing: the program and its arguments')
 
 
-@implementer(IAgentBackend, IWorkerBackend, ISteerableBackend, ICompactingBackend)
+@implementer(
+    IAgentBackend,
+    IWorkerBackend,
+    ISteerableBackend,
+    ICompactingBackend,
+    IWorkspaceBackend,
+    IModelsBackend,
+)
 class AcpBackend(Service):
     """Runs turns in supervised processes, each of which serves many sessions of the agent.
 
@@ -73,6 +86,7 @@ class AcpBackend(Service):
         access: Access = NO_ACCESS,
     ) -> None:
         self.models = models
+        self.workspace = command.cwd
         self._access = access
         self._settings = settings
         self._command = command
@@ -125,9 +139,28 @@ class AcpBackend(Service):
         key, session_id = request.session_key, request.session_id
 
         def work(worker: AcpWorker) -> Deferred[RunResult]:
-            return worker.run(request, sink)
+            return worker.run(request, sink).addBoth(self._learn, worker)
 
         return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
+
+    def _learn(self, result: T, worker: AcpWorker) -> T:
+        self.models = with_offered(self.models, worker.models)
+        return result
+
+    def refresh_models(self) -> Deferred[Sequence[ModelInfo]]:
+        """Have an agent of ours ask its providers; of others what they have offered stands.
+
+        Fails with BackendError.
+        """
+        return Deferred.fromCoroutine(self._refresh_models())
+
+    async def _refresh_models(self) -> Sequence[ModelInfo]:
+        try:
+            answer = await self._pool.run("", "", "", AcpWorker.list_models)
+        except (RpcError, TimeoutError) as error:
+            raise BackendError(f"the agent did not list its models: {error}") from error
+        self.models = refreshed(self.models, answer)
+        return self.models
 
     def steer(self, run_id: str, text: str, attachments: Sequence[Attachment]) -> Deferred[bool]:
         """Give a running run another message; whether its agent took it."""
@@ -200,7 +233,7 @@ class AcpFactory:
         if shutil.which(found, path=env.get("PATH")) is None:
             raise ConfigError(f"{key}.command: no such program: {program}")
         title = config.name or environment.agent_id
-        models = (ModelInfo(id=environment.agent_id, name=title, provider="acp"),)
+        models = (ModelInfo(id=environment.agent_id, name=title, provider=PROVIDER),)
         command = Command(tuple(config.command), env, cwd)
         access = access_of(config, os.environ, _base(environment), key)
         return AcpBackend(command, models, environment, config, access)
@@ -210,7 +243,7 @@ def workspace(cwd: str | None, environment: BackendEnvironment) -> str:
     """Return the absolute working directory of an agent; a relative ``cwd`` starts at the configuration's."""
     if cwd is not None:
         return str(Path(_base(environment), Path(cwd).expanduser()).absolute())
-    return str(Path(environment.state_dir, "workspace", environment.agent_id).absolute())
+    return environment.workspace
 
 
 def secret_of(secret: Secret, environment: BackendEnvironment, key: str) -> str:

@@ -14,7 +14,7 @@ class Capabilities(NamedTuple):
     """What an agent can do.
 
     ``load`` to ``http`` are ACP's; ``history`` (takes the conversation when it opens a session),
-    ``events``, ``steer`` and ``compact`` are of agents that were made for the gateway.
+    ``events``, ``steer``, ``compact`` and ``models`` are of agents that were made for the gateway.
     """
 
     name: str | None = None
@@ -29,6 +29,7 @@ class Capabilities(NamedTuple):
     events: bool = False
     steer: bool = False
     compact: bool = False
+    models: bool = False
     logins: tuple[str, ...] = ()
     """The ways to log in that it names, for people."""
 
@@ -62,6 +63,7 @@ def read_capabilities(answer: Any) -> Capabilities:
         events=ours.get("events") is True,
         steer=ours.get("steer") is True,
         compact=ours.get("compact") is True,
+        models=ours.get("models") is True,
         logins=_logins(shape.get("authMethods")),
     )
 

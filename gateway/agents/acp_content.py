@@ -10,6 +10,7 @@ from urllib.parse import quote
 from gateway.agents.acp_capabilities import Capabilities, login_hint
 from gateway.agents.acp_values import count_of, items, mapping, text_of
 from gateway.agents.jsonrpc import AUTH_REQUIRED, RpcError
+from gateway.core.transcript import is_summary
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.model import (
     Attachment,
@@ -115,7 +116,7 @@ def history_items(messages: Sequence[Message]) -> list[dict[str, str]]:
     A summary of what came before them, where there is one, is the first; its role is ``summary``.
     """
     found: list[dict[str, str]] = []
-    summaries = [_plain_text(message.content) for message in messages if _is_summary(message)]
+    summaries = [_plain_text(message.content) for message in messages if is_summary(message)]
     summary = summaries[-1][:SUMMARY_CHARS] if summaries else ""
     chars = len(summary)
     for message in reversed(messages):
@@ -225,10 +226,6 @@ def _plain_text(content: Any) -> str:
         and isinstance(block.get("text"), str)
     ]
     return "\n".join(parts)
-
-
-def _is_summary(message: Message) -> bool:
-    return message.role == "system" and message.meta.get("kind") == "compaction"
 
 
 def read_usage(

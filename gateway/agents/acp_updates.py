@@ -183,6 +183,8 @@ KINDS = frozenset(
     }
 )
 """The kinds of update that are known."""
+MAX_OFFERED = 200
+"""Models of one agent that are listed."""
 
 
 class SessionFacts:
@@ -232,6 +234,13 @@ class SessionFacts:
             if option.get("category") == category and text_of(option.get("id")):
                 return option
         return None
+
+    def offered(self) -> tuple[str, ...]:
+        """Return the ids of the models that may be chosen, as far as they can be shown."""
+        option = self.option("model")
+        found = dict.fromkeys(self.models if option is None else choices(option))
+        shown = [name for name in found if 0 < len(name) <= 200 and name.isprintable()]
+        return tuple(shown[:MAX_OFFERED])
 
     def _take_options(self, value: Any) -> None:
         if isinstance(value, list):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 
@@ -20,6 +20,7 @@ from gateway.agents.acp_content import (
     run_result,
     texts_before,
 )
+from gateway.agents.acp_models import LIST_S
 from gateway.agents.acp_opening import Opener
 from gateway.agents.acp_requests import Access, ClientSide, InThread
 from gateway.agents.acp_session import AgentSession, SessionTable
@@ -62,6 +63,7 @@ class AcpWorker:
     has a turn), it is killed for it, and its runs fail at that moment.
 
     :ivar agent_info: what the program says of itself: name, title, version.
+    :ivar models: ids of the models that it offered in its latest turn.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class AcpWorker:
         self._opener: Opener | None = None
         self._error: BackendError | None = None
         self.agent_info: dict[str, Any] = {}
+        self.models: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -177,6 +180,7 @@ class AcpWorker:
         try:
             assert self._opener is not None
             notices = await self._opener.settle(session, request)
+            self.models = session.facts.offered()
         except BaseException:
             session.lock.release()
             raise
@@ -227,6 +231,11 @@ class AcpWorker:
             self._log.info("a run took no other message: {error!s:.200}", error=error)
             return False
         return mapping(answer).get("accepted") is True
+
+    def list_models(self) -> Deferred[Any]:
+        """Ask an agent of ours what it knows of its models; others give nothing. Fails as a request does."""
+        asks = self._can.models
+        return self._rpc.request("_gateway/models", {}, LIST_S) if asks else succeed(None)
 
     async def _locked(self, request: RunRequest, sink: IRunSink) -> tuple[AgentSession, str]:
         """Return the session of a request, open and locked, and the agent's id of it."""

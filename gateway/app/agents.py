@@ -1,9 +1,9 @@
-"""The configured agents and their backends."""
+"""The agents and their backends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.core.sessionkey import SessionKeyPolicy
 from gateway.errors import InvalidRequest
@@ -13,7 +13,7 @@ from gateway.model import ModelInfo
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """One agent of the configuration."""
+    """One agent."""
 
     agent_id: str
     name: str
@@ -23,6 +23,14 @@ class Agent:
     timeout_s: float
     reruns: bool = False
     """Whether a run that a crash cut off is run again."""
+    workspace: str = ""
+    """The directory of its files, an absolute path; empty where it has none."""
+    emoji: str | None = None
+    avatar: str | None = None
+
+    def with_backend(self, backend: IAgentBackend) -> Agent:
+        """Return the same agent behind another backend."""
+        return replace(self, backend=backend)
 
     @property
     def model(self) -> ModelInfo:
@@ -37,7 +45,10 @@ class Agent:
 
 
 class AgentDirectory:
-    """The agents by id; fixed while the gateway runs."""
+    """The agents by id. There is always the default one; others come and go.
+
+    :ivar keys: what session keys mean, given these agents.
+    """
 
     def __init__(
         self, agents: Mapping[str, Agent], default_id: str, keys: SessionKeyPolicy
@@ -47,7 +58,10 @@ class AgentDirectory:
         self.keys = keys
 
     def __iter__(self) -> Iterator[Agent]:
-        return iter(self._agents.values())
+        return iter(tuple(self._agents.values()))  # who goes through them may wait in between
+
+    def __len__(self) -> int:
+        return len(self._agents)
 
     @property
     def default(self) -> Agent:
@@ -64,6 +78,21 @@ class AgentDirectory:
         if agent is None:
             raise InvalidRequest(f'Agent "{agent_id}" no longer exists in configuration')
         return agent
+
+    def put(self, agent: Agent) -> None:
+        """Take an agent in, in the place of the one that has its id."""
+        self._agents[agent.agent_id] = agent
+        self._follow()
+
+    def remove(self, agent_id: str) -> Agent:
+        """Let an agent go, which is not the default one, and return it."""
+        assert agent_id != self.default_id
+        agent = self._agents.pop(agent_id)
+        self._follow()
+        return agent
+
+    def _follow(self) -> None:
+        self.keys = replace(self.keys, agent_ids=frozenset(self._agents))
 
     def models(self) -> list[ModelInfo]:
         """Return the models of all agents, each once."""

@@ -12,6 +12,8 @@ from gateway.limits import LimitsConfig
 from gateway.model import ClientInfo, Principal, Role
 
 if TYPE_CHECKING:
+    from gateway.app.agentadmin import AgentAdmin
+    from gateway.app.agentfiles import AgentFiles
     from gateway.app.agents import AgentDirectory
     from gateway.app.approvals import Approvals
     from gateway.app.follow import Follows
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.app.hub import Hub
     from gateway.app.inspection import Inspection
     from gateway.app.ledger import Ledger
+    from gateway.app.modelhealth import ModelHealth
     from gateway.app.nodes import Nodes
     from gateway.app.operations import Operations
     from gateway.app.presence import Presence
@@ -84,6 +87,9 @@ class Services:
     presence: Presence
     health: Health
     agents: AgentDirectory
+    agent_admin: AgentAdmin
+    agent_files: AgentFiles
+    model_health: ModelHealth
     sessions: Sessions
     runs: Runs
     approvals: Approvals

@@ -65,7 +65,8 @@ class Health:
         started = self._clock.seconds()
         whole: SessionPage = await self._store.find_sessions(SessionQuery(limit=RECENT))
         pages: dict[str, SessionPage] = {}
-        for agent in self._agents:
+        agents = tuple(self._agents)
+        for agent in agents:
             query = SessionQuery(limit=RECENT, agent_id=agent.agent_id)
             pages[agent.agent_id] = await self._store.find_sessions(query)
         now_ms = self._clock.now_ms()
@@ -83,7 +84,7 @@ class Health:
                 "defaultAgentId": self._agents.default_id,
                 "agents": [
                     self._agent(agent, _sessions(pages[agent.agent_id], now_ms, recent=recent))
-                    for agent in self._agents
+                    for agent in agents
                 ],
                 "sessions": _sessions(whole, now_ms, recent=recent),
             }

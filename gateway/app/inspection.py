@@ -6,6 +6,7 @@ than what the store has, and needs no store.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -23,6 +24,8 @@ from gateway.model import RunQuery, RunRecord, RunState
 MAX_FACTS: Final = 16
 """How many facts a backend may tell of its worker."""
 MAX_FACT_CHARS: Final = 300
+MAX_WORKERS: Final = 64
+"""How many processes of one agent are told of."""
 
 R = TypeVar("R", Run, RunRecord)
 
@@ -81,6 +84,37 @@ class Inspection:
             record = await self._runs.store.get_run(run_id)
         return None if record is None else self._of_record(record)
 
+    def agents(self) -> list[dict[str, Any]]:
+        """Return how every agent does: its runs, and the processes behind it as its backend tells them."""
+        lanes = self._runs.lanes
+        going, waiting = Counter[str](), Counter[str]()
+        for run in self._runs.unended:
+            first = lanes.runs(run.session_key)[:1] == (run.run_id,)
+            (going if first else waiting)[run.request.agent_id] += 1
+        return [
+            {
+                "agentId": agent.agent_id,
+                "name": agent.name,
+                "isDefault": agent is self._agents.default,
+                "backend": agent.kind,
+                "ready": agent.backend.ready(),
+                "models": [f"{model.provider}/{model.id}" for model in agent.backend.models],
+                "runs": {"going": going[agent.agent_id], "waiting": waiting[agent.agent_id]},
+                "workers": self._workers(agent),
+            }
+            for agent in self._agents
+        ]
+
+    def _workers(self, agent: Agent) -> list[dict[str, Any]]:
+        if not IWorkerBackend.providedBy(agent.backend):
+            return []
+        try:
+            told = [each for each in agent.backend.workers() if isinstance(each, Mapping)]
+        except Exception:
+            self._log.failure("agent {agent} can not tell of its workers", agent=agent.agent_id)
+            return []
+        return [_harmless(each) for each in told[:MAX_WORKERS]]
+
     def _of_run(self, run: Run) -> dict[str, Any]:
         lane = self._runs.lanes.runs(run.session_key)
         optional = {
@@ -117,7 +151,7 @@ class Inspection:
             "error": record.error,
             "evictedThrough": record.evicted_through or None,
         }
-        # Agents do not change while a gateway runs; an earlier one may have had others.
+        # What an earlier process called so may have been another agent.
         agent = self._agents.get(record.agent_id) if record.epoch == self._runs.epoch else None
         if agent is not None:
             optional |= {"backend": agent.kind, "model": agent.primary}

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import gateway
+from gateway.cli.agents import agents
 from gateway.cli.approvals import approvals
 from gateway.cli.call import call, methods
 from gateway.cli.chat import chat
@@ -49,6 +50,7 @@ def cli(ctx: click.Context, /, **flags: str | None) -> None:
 
 for _command in (
     approvals,
+    agents,
     backup,
     call,
     chat,

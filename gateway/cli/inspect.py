@@ -40,7 +40,7 @@ def connections(flags: Flags, closed: bool, limit: int, raw: bool) -> None:
 
     "gatewayctl why ID" tells more of one; the beginning of an id is enough.
     """
-    answer = _look(flags, "connections.closed" if closed else "connections.list", {"limit": limit})
+    answer = look(flags, "connections.closed" if closed else "connections.list", {"limit": limit})
     if raw:
         click.echo(as_json(answer))
         return
@@ -64,7 +64,7 @@ def runs(flags: Flags, session_key: str | None, state: str | None, limit: int, r
     """
     params = {"sessionKey": session_key, "state": state, "limit": limit}
     given = {name: value for name, value in params.items() if value is not None}
-    answer = _look(flags, "runs.list", given)
+    answer = look(flags, "runs.list", given)
     if raw:
         click.echo(as_json(answer))
         return
@@ -117,7 +117,8 @@ def now_ms() -> int:
     return SystemClock(None).now_ms()
 
 
-def _look(flags: Flags, method: str, params: dict[str, Any]) -> dict[str, Any]:
+def look(flags: Flags, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Call a method on a connection of its own; return the payload. Raises Failure."""
     try:
         answer: dict[str, Any] = ask(flags, method, params)
     except RequestError as error:

@@ -61,6 +61,7 @@ EVENTS: Final[dict[str, EventSpec]] = {
         EventSpec("exec.approval.requested", _APPROVALS, Delivery.MUST),
         EventSpec("exec.approval.resolved", _APPROVALS, Delivery.MUST),
         EventSpec("session.approval", _APPROVALS, Delivery.MUST),
+        EventSpec("config.changed", _READ, Delivery.DROPPABLE),
     )
 }
 

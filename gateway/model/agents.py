@@ -154,6 +154,16 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     name: str
     provider: str
     context_window: int | None = None
+    """Tokens that fit into it, where that is known."""
+    reasoning: bool | None = None
+    """Whether it can think before it answers, where that is known."""
+    input: tuple[str, ...] = ()
+    """What it takes: of ``text``, ``image``, ``audio``, ``video``, ``document``; empty if not known."""
+    thinking_levels: tuple[str, ...] = ()
+    """The levels of thinking it knows, the lowest first."""
+    thinking_default: str | None = None
+    available: bool | None = None
+    """Whether its provider has it now; None if nobody has asked."""
 
 
 REQUEST_MAX_BYTES = 8 * 1024 * 1024

@@ -64,6 +64,17 @@ def agent_for(context: Context, key: str) -> Agent:
     return agents.require(agent_of(key, agents.keys))
 
 
+def named_agent(context: Context, agent_id: str | UnsetType = UNSET) -> Agent:
+    """Return the agent with an id, or the default one. Raises InvalidRequest for an unknown id."""
+    agents = context.services.agents
+    if isinstance(agent_id, UnsetType):
+        return agents.default
+    agent = agents.get(agent_id.strip().lower())
+    if agent is None:
+        raise InvalidRequest(f'unknown agent id "{agent_id[:64]}"')
+    return agent
+
+
 def clean_text(message: str) -> str:
     """Return a message as it is kept: NFC, without control characters. Raises InvalidRequest."""
     if "\x00" in message:

@@ -16,7 +16,8 @@ from gateway.core.transcript import MAX_TOTAL_BYTES, wire_messages
 from gateway.errors import InvalidRequest
 from gateway.model import Message, Session
 from gateway.rpc.common import MAX_OFFSET, agent_for, session_key
-from gateway.rpc.listings import command_rows, model_rows
+from gateway.rpc.listings import command_rows
+from gateway.rpc.models import model_rows
 from gateway.rpc.table import MethodTable
 
 methods = MethodTable()
@@ -72,7 +73,7 @@ async def chat_startup(context: Context, params: ChatStartupParams) -> dict[str,
     key = session_key(context, params.session_key, params.agent_id)
     history = await _history(context, params, key)
     history["metadata"] = {
-        "models": model_rows(context),
+        "models": model_rows(context, context.services.agents),
         "commands": command_rows(),
         "swarmEnabled": False,
         "runtimeSelectionLocked": False,

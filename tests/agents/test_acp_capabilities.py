@@ -19,7 +19,9 @@ def test_everything_that_an_agent_can() -> None:
             "promptCapabilities": {"image": True, "audio": True, "embeddedContext": True},
             "mcpCapabilities": {"http": True},
             "sessionCapabilities": {"resume": {}, "close": {}},
-            "_meta": {"gateway": {"history": True, "events": True, "steer": True, "compact": True}},
+            "_meta": {
+                "gateway": dict.fromkeys(("history", "events", "steer", "compact", "models"), True)
+            },
         },
         "agentInfo": {"name": "agent"},
         "authMethods": [{"id": "x", "name": "OAuth"}, {"id": "key"}, 5],

@@ -152,6 +152,9 @@ def test_all_streams_together_are_at_most_20_events_a_second(kinds: tuple[str, .
         emit=lambda output: outputs.append((clock.seconds(), output)),
         overflow=pytest.fail,
         unfinished=tuple,
+        kind="acp",
+        summaries=cast(Any, None),
+        approvals=cast(Any, None),
     )
     updates = TurnUpdates(sink, clock, lambda error: pytest.fail(str(error)))
     chance = random.Random(7)

@@ -183,7 +183,7 @@ def test_sweeps_are_measured() -> None:
 
 
 def test_the_registries_of_a_gateway(gate: Gate) -> None:
-    """Voice transcripts, idempotency keys, presence, follows, approvals and ended connections are swept."""
+    """Every bounded registry of a gateway is swept."""
     assert [registry.name for registry in gate.wiring.registries] == [
         "voice",
         "idempotency",
@@ -191,6 +191,7 @@ def test_the_registries_of_a_gateway(gate: Gate) -> None:
         "follows",
         "approvals",
         "approvals-ended",
+        "models-troubled",
         "connections-closed",
         "connections-refused",
     ]

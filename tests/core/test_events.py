@@ -67,6 +67,7 @@ def test_the_classes_of_the_table() -> None:
         "sessions.changed",
         "session.tool",
         "session.operation",
+        "config.changed",
     }
     assert classes[Delivery.MUST] >= {"chat", "agent", "shutdown", "session.message"}
 

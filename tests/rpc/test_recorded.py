@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.core.params import VersionRules
-from gateway.rpc import history, listings, nodes, session_params, system, turn_params
+from gateway.rpc import history, models, nodes, session_params, system, turn_params
 from gateway.rpc.families import build_table
 from tests.app.harness import Gate, vectors
 
@@ -30,7 +30,7 @@ STRUCTS: dict[str, Any] = {
     "SessionsMessagesSubscribeParams": session_params.SessionsMessagesSubscribeParams,
     "NodeEventParams": nodes.NodeEventParams,
     "LogsTailParams": system.LogsTailParams,
-    "ModelsListParams": listings.ModelsListParams,
+    "ModelsListParams": models.ModelsListParams,
 }
 CASES = [
     pytest.param(case, protocol, id=f"{case['schema']} {case['label']} v{protocol}")

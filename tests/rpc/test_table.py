@@ -26,6 +26,11 @@ OPEN = {"health", "connect"}
 NODE_METHODS = {"node.event"}
 ADMIN_METHODS = {
     "sessions.compact",
+    "agents.create",
+    "agents.delete",
+    "agents.files.set",
+    "agents.restart",
+    "agents.update",
     "chat.inject",
     "connections.closed",
     "connections.list",

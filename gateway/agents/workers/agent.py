@@ -20,6 +20,7 @@ from gateway.agents.workers.acp_server import Client
 from gateway.agents.workers.content import gateway_meta, past_turns, text_of, user_content
 from gateway.agents.workers.conversation import Conversation
 from gateway.agents.workers.instructions import workspace_instructions
+from gateway.agents.workers.listing import listed
 from gateway.agents.workers.models import Candidate, choose, thinking_settings
 from gateway.agents.workers.recovery import Recovery
 from gateway.agents.workers.store import ConversationStore, UnknownConversation
@@ -30,7 +31,7 @@ from gateway.workspace import Workspace
 
 MAX_SESSIONS = 256
 """More than the gateway remembers of one process, so that it never asks for a forgotten one."""
-EXTENSIONS = ("history", "events", "steer", "forget", "compact")
+EXTENSIONS = ("history", "events", "steer", "forget", "compact", "models")
 """What of the gateway's own part of the protocol it takes."""
 
 
@@ -149,6 +150,8 @@ class LlmAgent:
             return await self._forget(session_id)
         if method == "_gateway/compact":
             return await self._compact(session_id, params, client)
+        if method == "_gateway/models":
+            return {"models": await listed(self._candidates)}
         raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:100]}")
 
     async def _compact(
