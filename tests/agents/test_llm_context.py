@@ -320,6 +320,7 @@ def test_compaction_by_hand() -> Deferred[None]:
         assert done["tokensAfter"] < done["tokensBefore"]
         assert "Keep the colours." in provider.texts()[0][1]
         assert worker.compacted() == []
+        assert worker.events("compaction")[-1]["willRetry"] is False
         assert (await worker.client.ask("_gateway/compact", ask))["result"] == {}
         await worker.say(session_id, "and?")
         assert [text[:8] for _, text in provider.texts()] == [

@@ -175,7 +175,7 @@ class ContextKeeper:
         made = Plan(tuple(kept), False, before, after + summary)
         limits = Limits(window=limits.window, reserve=limits.reserve, summary=summary)
         self._view = view
-        return await self._carry_out(made, limits, candidate)
+        return await self._carry_out(made, limits, candidate, will_retry=False)
 
     def _follow(self, messages: list[ModelMessage]) -> list[ModelMessage]:
         """Return the run's messages with what was shortened in the place of what it stands for."""
@@ -219,7 +219,9 @@ class ContextKeeper:
         assert limits is not None
         return limits
 
-    async def _carry_out(self, made: Plan, limits: Limits, candidate: Candidate) -> Compacted:
+    async def _carry_out(
+        self, made: Plan, limits: Limits, candidate: Candidate, *, will_retry: bool = True
+    ) -> Compacted:
         self._attempts += 1
         view = self._view
         assert view is not None
@@ -238,7 +240,7 @@ class ContextKeeper:
         after = sum(each.tokens for each in self._pieces(self._view, candidate)) + limits.overhead
         done = Compacted(summary, kept_messages, made.before + limits.overhead, after)
         end = {"tokensBefore": done.tokens_before, "tokensAfter": done.tokens_after}
-        await self._notify("compaction", {"phase": "end", "willRetry": True, **end})
+        await self._notify("compaction", {"phase": "end", "willRetry": will_retry, **end})
         if gone:
             await self._compacted(done)
         return done
