@@ -161,9 +161,6 @@ class Wiring:
         runs.add_listener(model_health)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = self._make_presence(hub, health)
-        dedupe = TranscriptDedupe(
-            max_sessions=limits.voice_sessions_max, max_identities=limits.voice_identities_max
-        )
         return Services(
             clock=clock,
             entropy=entropy,
@@ -185,8 +182,17 @@ class Wiring:
             follows=follows,
             inspection=Inspection(runs, agents),
             nodes=Nodes(clock=clock, store=store, hub=hub),
-            voice=Voice(clock=clock, entropy=entropy, runs=runs, agents=agents, dedupe=dedupe),
+            voice=self._make_voice(runs),
             operations=self.operations,
+        )
+
+    def _make_voice(self, runs: Runs) -> Voice:
+        limits = self.config.limits
+        dedupe = TranscriptDedupe(
+            max_sessions=limits.voice_sessions_max, max_identities=limits.voice_identities_max
+        )
+        return Voice(
+            clock=self.clock, entropy=self.entropy, runs=runs, agents=self.agents, dedupe=dedupe
         )
 
     def _make_presence(self, hub: Hub, health: Health) -> Presence:

@@ -28,6 +28,8 @@ NEW_SESSION_S = 60.0
 """How long an agent has to open a session."""
 SETTING_S = 15.0
 """How long it has to change a setting of one."""
+CLOSE_S = 10.0
+"""How long it has to close one."""
 
 Notices = list[tuple[str, str]]
 """Kind and text of what people should know of a session that could not be had as it was wanted."""
@@ -68,10 +70,19 @@ class Opener:
         if known is None or not await self._find(session, known, request):
             known = await self._make(session, request, sink)
         session.acp_id = known
+        session.bound = True
         bound = bound_name(self._name, request.session_id, known)
         if bound != request.agent_session:
             sink.bind(bound)
         return known
+
+    def close(self, acp_id: str) -> None:
+        """Tell the agent that a session is not used any more, if it wants to know."""
+        if self._can.close:
+            closed = self._rpc.request("session/close", {"sessionId": acp_id}, CLOSE_S)
+            closed.addErrback(
+                lambda failure: self._log.debug("no close: {error!s:.200}", error=failure.value)
+            )
 
     async def settle(self, session: AgentSession, request: RunRequest) -> Notices:
         """Set the model and the thinking that a request asks for, where the agent offers them."""

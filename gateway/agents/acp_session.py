@@ -27,6 +27,7 @@ class AgentSession:
 
     :ivar session_id: the gateway's session id; another one under the same key is another conversation.
     :ivar acp_id: the agent's id of it; None until it is opened there.
+    :ivar bound: whether the gateway was told that id, and tells it with every request from then on.
     :ivar facts: what the agent says of it.
     :ivar preface: the conversation so far, for the first prompt to an agent that can not be told it
         otherwise.
@@ -35,11 +36,16 @@ class AgentSession:
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
+        self.lock = DeferredLock()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what is open in the agent: the next turn opens another conversation."""
         self.acp_id: str | None = None
+        self.bound = False
         self.facts = SessionFacts()
         self.preface: str | None = None
         self.default_model: str | None = None
-        self.lock = DeferredLock()
 
     @property
     def busy(self) -> bool:

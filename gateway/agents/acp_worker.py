@@ -41,8 +41,6 @@ INITIALIZE_S = 30.0
 """How long a process has from its start to its answer to ``initialize``."""
 STEER_S = 10.0
 """How long an agent has to say whether it takes another message."""
-CLOSE_S = 10.0
-"""How long it has to close a session."""
 UNKNOWN_KINDS = 100
 """Kinds of update that are not known and were logged; more are not."""
 
@@ -105,7 +103,7 @@ class AcpWorker:
             clock=clock,
             log=self._log,
         )
-        self._sessions = SessionTable(self._forgotten)
+        self._sessions = SessionTable(self._close)
         self._turns: dict[str, Turn[Any]] = {}
         self._unknown: set[str] = set()
         self._can = Capabilities()
@@ -221,10 +219,7 @@ class AcpWorker:
         turn = next((each for each in going if not each.cancelled), None)
         if turn is None or not self._can.steer:
             return False
-        params = {
-            "sessionId": turn.acp_id,
-            "prompt": prompt_blocks(text, attachments, self._can),
-        }
+        params = {"sessionId": turn.acp_id, "prompt": prompt_blocks(text, attachments, self._can)}
         try:
             answer = await self._rpc.request("_gateway/steer", params, STEER_S)
         except (RpcError, DeferredTimeout, BackendError) as error:
@@ -244,6 +239,11 @@ class AcpWorker:
         try:
             assert self._opener is not None
             acp_id = session.acp_id
+            if acp_id is not None and session.bound and request.agent_session is None:
+                # The gateway was told to begin anew: by a reset, or a compaction of its own.
+                self._close(acp_id)
+                session.begin_anew()
+                acp_id = None
             if acp_id is None:
                 acp_id = await self._opener.open(session, request, sink)
             if acp_id in self._turns:
@@ -365,13 +365,9 @@ class AcpWorker:
         if turn is not None:
             turn.update(update)
 
-    def _forgotten(self, acp_id: str) -> None:
-        """Tell the agent that a session is not used any more, if it wants to know."""
-        if self._can.close and self._error is None:
-            closed = self._rpc.request("session/close", {"sessionId": acp_id}, CLOSE_S)
-            closed.addErrback(
-                lambda failure: self._log.debug("no close: {error!s:.200}", error=failure.value)
-            )
+    def _close(self, acp_id: str) -> None:
+        if self._opener is not None and self._error is None:
+            self._opener.close(acp_id)
 
     def _stuck(self) -> None:
         self._kill("did not answer a cancelled prompt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
 from twisted.python.failure import Failure
 
 from gateway.agents.acp import AcpBackend
@@ -12,7 +13,7 @@ from gateway.agents.acp_requests import Access
 from gateway.agents.process import Command
 from gateway.agents.processconfig import ProcessConfig
 from gateway.errors import BackendError
-from gateway.model import ModelInfo
+from gateway.model import ModelInfo, RunRequest
 from gateway.testing import FakeClock
 from tests.agents.fakes import (
     FakeProcess,
@@ -87,11 +88,23 @@ class Setup:
     def run(
         self, text: str = "hello", sink: RecordingSink | None = None, **changes: Any
     ) -> list[Any]:
-        """Start a run; what it ends with is put into the list."""
+        """Start a run; what it ends with is put into the list.
+
+        As the gateway does, it gives back what was bound to the session, unless the test says what.
+        """
         ends: list[Any] = []
-        self.going = self.backend.start(run_request(text, **changes), sink or self.sink)
+        sink = sink or self.sink
+        request = run_request(text, **changes)
+        if "agent_session" not in changes:
+            request = self.with_bound(request, sink)
+        self.going = self.backend.start(request, sink)
         self.going.addBoth(ends.append)
         return ends
+
+    def with_bound(self, request: RunRequest, sink: RecordingSink) -> RunRequest:
+        """Return a request with what was last bound to its session."""
+        mine = [each for each in sink.bound if each and f":{request.session_id}:" in each]
+        return structs.replace(request, agent_session=mine[-1] if mine else None)
 
     def open(self, acp_id: str = "s1") -> dict[str, Any]:
         """Answer the ``session/new`` that was sent; return the prompt that follows."""

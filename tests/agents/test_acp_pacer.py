@@ -13,6 +13,7 @@ from gateway.app.sink import Sink
 from gateway.core.run import Run, RunOutput
 from gateway.testing import FakeClock
 from tests.agents.fakes import RecordingSink, run_request
+from tests.app.harness import Gate
 
 
 class Paced:
@@ -154,7 +155,7 @@ def test_all_streams_together_are_at_most_20_events_a_second(kinds: tuple[str, .
         unfinished=tuple,
         kind="acp",
         summaries=cast(Any, None),
-        approvals=cast(Any, None),
+        approvals=Gate().services.approvals,
     )
     updates = TurnUpdates(sink, clock, lambda error: pytest.fail(str(error)))
     chance = random.Random(7)

@@ -129,7 +129,8 @@ def test_another_agent_can_not_be_told_more(setup: Setup) -> None:
 
 def compact(setup: Setup, text: str = "") -> tuple[Deferred[Compaction | None], RecordingSink]:
     sink = RecordingSink()
-    return setup.backend.compact(run_request(text), sink), sink
+    request = setup.with_bound(run_request(text), setup.sink)
+    return setup.backend.compact(request, sink), sink
 
 
 def test_a_conversation_is_shortened(setup: Setup) -> None:
@@ -152,6 +153,17 @@ def test_a_conversation_is_shortened(setup: Setup) -> None:
     setup.prompt()
 
 
+def test_a_conversation_that_is_bound_no_more_is_begun_anew(setup: Setup) -> None:
+    """A request without what was bound asks for a new conversation, though the old one is still open."""
+    process = setup.turn(agent=OURS)
+    process.answer(setup.prompt_id, {"stopReason": "end_turn"})
+
+    setup.run(agent_session=None)
+    prompt = setup.open("s2")
+
+    assert prompt["params"]["sessionId"] == "s2"
+
+
 def test_nothing_to_shorten(setup: Setup) -> None:
     """An empty answer means that there is nothing to shorten; a session not open yet is opened."""
     process = setup.start(OURS)
@@ -168,7 +180,7 @@ def test_nothing_to_shorten(setup: Setup) -> None:
 def test_shortening_can_be_cancelled(setup: Setup) -> None:
     """A cancelled summary is told to the agent, whose session is free when it has answered."""
     process = setup.start(OURS)
-    shortened, _ = compact(setup)
+    shortened, sink = compact(setup)
     process.answer(process.messages()[0]["id"], {"sessionId": "s1"})
     (request,) = process.messages()
 
@@ -178,7 +190,7 @@ def test_shortening_can_be_cancelled(setup: Setup) -> None:
         result_of(shortened)
     assert process.messages()[0]["method"] == "session/cancel"
     process.send(id=request["id"], error={"code": -32603, "message": "cancelled"})
-    setup.run()
+    setup.run(sink=sink)
     setup.prompt()
 
 
