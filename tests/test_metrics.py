@@ -41,6 +41,8 @@ def test_everything_is_rendered() -> None:
     metrics.runs_active(5)
     metrics.run_ended("done")
     metrics.listener_failed()
+    metrics.approvals_pending(6)
+    metrics.approval_ended("deny")
     metrics.ends_waiting(2)
     metrics.end_dropped()
     metrics.store_state(failing=True)
@@ -65,6 +67,8 @@ def test_everything_is_rendered() -> None:
         "gateway_runs_active": 5,
         "gateway_runs_total{outcome=done}": 1,
         "gateway_listener_errors_total": 1,
+        "gateway_approvals_pending": 6,
+        "gateway_approvals_total{outcome=deny}": 1,
         "gateway_ends_waiting": 2,
         "gateway_ends_dropped_total": 1,
         "gateway_store_failing": 1,

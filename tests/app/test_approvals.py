@@ -197,6 +197,8 @@ def test_the_run_ends(gate: Gate, ui: Client) -> None:
     assert not other.called
     assert told(ui) == (2, 1)
     gate.live("r2").end()
+    sink: Any = gate.live("r2").sink
+    sink.close()  # a second time
     assert_nothing_left(gate)
 
 
