@@ -124,23 +124,22 @@ class Wiring:
         """Tell every client that the gateway is there."""
         self.services.hub.broadcast(Event("tick", {"ts": self.clock.now_ms()}))
 
-    def _make_follows(self, hub: Hub, runs: Runs, sessions: Sessions) -> Follows:
-        """Make what shows runs to clients, and let it listen to them."""
+    def _make_follows(
+        self, hub: Hub, runs: Runs, sessions: Sessions, models: ModelHealth
+    ) -> Follows:
+        """Make what shows runs to clients, and let it and the others who want to know listen to them."""
         text = sessions.answer_text
         reader = LogReader(clock=self.clock, store=self.store, runs=runs, answer_text=text)
         follows = Follows(clock=self.clock, hub=hub, reader=reader, metrics=self.metrics)
         runs.add_listener(follows)
         runs.add_listener(Projector(hub))
+        runs.add_listener(models)
         return follows
 
     def _make_services(self) -> Services:
         clock, entropy, limits, store = self.clock, self.entropy, self.config.limits, self.store
         agents = self.agents
-        hub = Hub(
-            self.metrics,
-            maximum=limits.connections_max,
-            per_principal=limits.connections_per_principal,
-        )
+        hub = self._make_hub()
         sessions = Sessions(clock=clock, entropy=entropy, store=store, hub=hub, agents=agents)
         approvals = Approvals(
             clock=clock, entropy=entropy, hub=hub, limits=limits, metrics=self.metrics
@@ -156,9 +155,8 @@ class Wiring:
             metrics=self.metrics,
         )
         sessions.knows_busy(runs.busy)
-        follows = self._make_follows(hub, runs, sessions)
         model_health = ModelHealth(clock, agents)
-        runs.add_listener(model_health)
+        follows = self._make_follows(hub, runs, sessions, model_health)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = self._make_presence(hub, health)
         return Services(
@@ -184,6 +182,14 @@ class Wiring:
             nodes=Nodes(clock=clock, store=store, hub=hub),
             voice=self._make_voice(runs),
             operations=self.operations,
+        )
+
+    def _make_hub(self) -> Hub:
+        limits = self.config.limits
+        return Hub(
+            self.metrics,
+            maximum=limits.connections_max,
+            per_principal=limits.connections_per_principal,
         )
 
     def _make_voice(self, runs: Runs) -> Voice:

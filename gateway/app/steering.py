@@ -76,7 +76,7 @@ class Steering:
         for run_id in self._runs.lanes.runs(self._run.session_key)[1:]:
             drive = self._runs.drive(run_id)
             if drive is None:
-                break  # the session is to be held before those behind it go
+                continue  # the place of something else than a run
             if drive.waiting and drive.run.request.queue_mode is QueueMode.STEER:
                 return drive
         return None
