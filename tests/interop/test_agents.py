@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as installed_reactor
+from twisted.internet.task import deferLater
 
 from gateway.client import Outcome
 from tests.integration.daemon import Daemon, Watched, running, soon
@@ -149,8 +150,10 @@ async def test_opencode_answers_and_remembers_after_its_process_died(daemon: Dae
 
     first = await client.chat("one", "agent:code:talk").result()
     again = await client.chat("two", "agent:code:talk").result()
-    for pid in _pids("opencode", daemon):
-        os.kill(pid, signal.SIGKILL)
+    (before,) = await _workers(client, "code")
+    os.kill(before["pid"], signal.SIGKILL)
+    while (await _workers(client, "code"))[0].get("pid") in (None, before["pid"]):
+        await deferLater(reactor, 0.05, lambda: None)
     after = await client.chat("three", "agent:code:talk").result()
 
     assert [each.outcome for each in (first, again, after)] == [Outcome.FINAL] * 3
@@ -185,14 +188,10 @@ async def test_opencode_asks_before_it_writes(daemon: Daemon, decision: str) -> 
     await client.close()
 
 
-def _pids(word: str, daemon: Daemon) -> list[int]:
-    """Return the processes of a daemon whose program has a word in its name."""
-    mark = daemon.world.mark.encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if word in os.readlink(entry / "exe") and mark in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue  # gone, or not ours
-    return found
+async def _workers(client: Any, agent_id: str) -> list[dict[str, Any]]:
+    """Return what the gateway tells of the processes of an agent."""
+    agents = (await client.call("agents.status", {}))["agents"]
+    workers: list[dict[str, Any]] = next(
+        each["workers"] for each in agents if each["agentId"] == agent_id
+    )
+    return workers
