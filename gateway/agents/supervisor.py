@@ -60,7 +60,8 @@ class Supervisor(Generic[W]):
     """One worker at a time, until :meth:`stop`.
 
     :ivar restarts: how often a worker was started after another had ended.
-    :ivar last_error: why the last one ended, None as long as none has.
+    :ivar last_error: why the last one ended, None as long as none has. Its words only: an error that is kept
+        keeps, by its traceback, the worker that it ended.
     """
 
     def __init__(self, name: str, make: MakeWorker[W], clock: IClock, entropy: IEntropy) -> None:
@@ -77,7 +78,7 @@ class Supervisor(Generic[W]):
         self._next_start_at = 0.0
         self._stopped: Deferred[None] | None = succeed(None)
         self.restarts = 0
-        self.last_error: BackendError | None = None
+        self.last_error: str | None = None
 
     @property
     def ready(self) -> W | None:
@@ -102,7 +103,7 @@ class Supervisor(Generic[W]):
         if self._worker is not None:
             facts["startedAtMs"] = self._started_at_ms
         if self.last_error is not None:
-            facts["lastError"] = self.last_error.message
+            facts["lastError"] = self.last_error
         if self._next_start is not None:
             facts["nextStartInMs"] = round((self._next_start_at - self._clock.seconds()) * 1000)
         return facts
@@ -149,7 +150,7 @@ class Supervisor(Generic[W]):
         if self._next_start is not None and self.last_error is not None:
             pause = self._next_start_at - self._clock.seconds()
             if pause > PATIENCE_S:
-                why = self.last_error.message
+                why = self.last_error
                 text = f"agent {self._name} is not running, next start in {pause:.0f} s: {why}"
                 return fail(BackendError(text))
         if len(self._waiting) >= MAX_WAITING:
@@ -185,7 +186,7 @@ class Supervisor(Generic[W]):
         if self._stopped is not None:
             self._stopped.callback(None)
             return
-        self.last_error = error
+        self.last_error = error.message
         pause = self._backoff.pause(healthy)
         self.restarts += 1
         self._log.warn("{why}: next start in {pause:.1f} s", why=error.message, pause=pause)

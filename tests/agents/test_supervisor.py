@@ -216,7 +216,7 @@ def test_a_worker_that_can_not_be_started_is_tried_again(setup: Setup) -> None:
     setup.clock.advance(0.5)
 
     assert setup.supervisor.last_error is not None
-    assert "Resource temporarily unavailable" in setup.supervisor.last_error.message
+    assert "Resource temporarily unavailable" in setup.supervisor.last_error
     assert len(setup.clock.getDelayedCalls()) == 1
 
 

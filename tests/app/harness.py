@@ -266,6 +266,7 @@ class Gate:
         self,
         script: Callable[[Live], Any] | None = None,
         *,
+        backend: Any = None,
         others: Iterable[str] = (),
         limits: Mapping[str, Any] | None = None,
         on_restart: str = "interrupt",
@@ -275,7 +276,7 @@ class Gate:
     ) -> None:
         self.seed = seed
         self.clock = clock or FakeClock()
-        self.backend = ScriptedBackend(script)
+        self.backend = backend or ScriptedBackend(script)
         backends = {"main": self.backend, **{name: ScriptedBackend() for name in others}}
         agents = {"main": {"backend": "scripted", "on_restart": on_restart}}
         config = Config(limits=LimitsConfig(**(limits or {})), agents=agents)
