@@ -161,6 +161,9 @@ def test_a_reader_that_leaves_stops_the_run(ctl, url, script):
     assert script.methods == ["chat.send", "chat.abort"]
 
 
+SILENCE_S = 30.0
+
+
 class Terminal:
     """A process at a pseudo-terminal."""
 
@@ -175,6 +178,10 @@ class Terminal:
     def expect(self, text: bytes) -> None:
         """Read until a text shows up after what was expected before."""
         while text not in self.seen:
+            if not select.select([self.master], [], [], SILENCE_S)[0]:
+                self.process.kill()
+                self.process.wait()
+                pytest.fail(f"{text!r} was expected after {self.seen!r}")
             self.seen += os.read(self.master, 4096)
         self.seen = self.seen.partition(text)[2]
 
