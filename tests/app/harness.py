@@ -276,7 +276,7 @@ class Gate:
     ) -> None:
         self.seed = seed
         self.clock = clock or FakeClock()
-        self.backend = backend or ScriptedBackend(script)
+        self.backend: Any = backend or ScriptedBackend(script)
         backends = {"main": self.backend, **{name: ScriptedBackend() for name in others}}
         agents = {"main": {"backend": "scripted", "on_restart": on_restart}}
         config = Config(limits=LimitsConfig(**(limits or {})), agents=agents)

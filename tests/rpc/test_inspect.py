@@ -269,7 +269,7 @@ def tells(gate: Gate, told: Any) -> None:
             raise told
         return told
 
-    gate.backend.describe_worker = describe_worker  # type: ignore[attr-defined]
+    gate.backend.describe_worker = describe_worker
     directlyProvides(gate.backend, IAgentBackend, IWorkerBackend)
 
 
