@@ -330,7 +330,8 @@ class Gate:
 
     def live(self, run: str = "r1") -> Live:
         """Return a run as the backend holds it."""
-        return self.backend.live[run]
+        live: Live = self.backend.live[run]
+        return live
 
     def messages(self, key: str = "agent:main:main") -> list[tuple[str, str]]:
         """Return the transcript of a session as (role, text)."""

@@ -154,7 +154,7 @@ def test_the_end_of_a_run_whose_agent_is_gone() -> None:
 def test_an_agent_that_can_not_work(gate: Gate) -> None:
     """Models of an agent that is not ready, or that its provider does not have, are not available."""
     client = gate.client()
-    gate.backend.ready = lambda: False  # type: ignore[method-assign]
+    gate.backend.ready = lambda: False
     assert not client.ok("models.list", {})["models"][0]["available"]
     assert client.ok("agents.list", {})["agents"][0]["status"] == "degraded"
     del gate.backend.ready
@@ -165,7 +165,7 @@ def test_an_agent_that_can_not_work(gate: Gate) -> None:
 def test_a_model_that_one_of_two_agents_can_use() -> None:
     """A model is listed once, and as available if one of its agents can use it."""
     gate = Gate(others=["other", "third"])
-    gate.backend.ready = lambda: False  # type: ignore[method-assign]
+    gate.backend.ready = lambda: False
 
     (model,) = gate.client().ok("models.list", {})["models"]
     assert model["available"]
