@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from gateway.agents.acp_capabilities import Capabilities
 from gateway.agents.acp_content import (
@@ -150,11 +152,28 @@ class Opener:
         return {"gateway": meta}
 
     async def _ask(self, method: str, params: dict[str, Any]) -> Any:
+        new = method == "session/new"
         try:
-            return await self._rpc.request(method, params, NEW_SESSION_S)
+            asked = self._rpc.request(method, params, NEW_SESSION_S)
+            return await (self._unless_given_up(asked) if new else asked)
         except DeferredTimeout:
             text = f"the agent did not open a session within {NEW_SESSION_S:.0f} s"
             raise BackendError(text, kind=BackendErrorKind.TIMEOUT) from None
+
+    def _unless_given_up(self, asked: Deferred[Any]) -> Deferred[Any]:
+        """Return an answer to ``session/new``; is that cancelled, the session is closed once there is one."""
+        wanted: Deferred[Any] = Deferred()
+
+        def answered(result: Any) -> None:
+            if not wanted.called:
+                wanted.callback(result)
+            elif not isinstance(result, Failure):
+                acp_id = text_of(mapping(result).get("sessionId"))
+                if acp_id is not None:
+                    self.close(acp_id)
+
+        asked.addBoth(answered)
+        return wanted
 
     async def _settle_model(
         self, session: AgentSession, acp_id: str, wanted: str | None

@@ -18,6 +18,8 @@ COMMAND_CHARS = 4000
 """Of a longer command the beginning is shown, and how much is not."""
 QUESTIONS_MAX = 16
 """Questions of one turn that are open at once; more are refused."""
+QUESTIONS_LOGGED = 100
+"""Questions of one turn that are logged."""
 
 CANCELLED: dict[str, Any] = {"outcome": {"outcome": "cancelled"}}
 
@@ -90,14 +92,22 @@ class Questions:
         self._log = log
         self._open: set[Deferred[Decision | None]] = set()
         self._withdrawn = False
+        self._asked = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def logged(self) -> bool:
+        """Whether what becomes of a question is worth a line in the log still."""
+        return self._asked <= QUESTIONS_LOGGED
+
     def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:
         """Ask; None if there are too many questions already, or nobody could decide."""
+        self._asked += 1
         if self._withdrawn or len(self._open) >= QUESTIONS_MAX:
-            self._log.warn("a question too many: refused")
+            if self.logged:
+                self._log.warn("a question too many: refused")
             return succeed(None)
         asked: Deferred[Decision | None] = maybeDeferred(self._sink.ask, request)
         self._open.add(asked)

@@ -140,9 +140,10 @@ class ClientSide:
             return CANCELLED
         if turn.cancelled:
             return CANCELLED
-        self._log.info(
-            "permission for a tool call: {decision}", decision=decision or "nobody decided"
-        )
+        if turn.questions.logged:
+            self._log.info(
+                "permission for a tool call: {decision}", decision=decision or "nobody decided"
+            )
         if decision in (Decision.ALLOW_ONCE, Decision.ALLOW_ALWAYS):
             _permit(turn, words_of(params), request, decision)
         return outcome(params.get("options"), decision)

@@ -26,6 +26,7 @@ class AgentSession:
     may be after the run itself has ended by abort.
 
     :ivar session_id: the gateway's session id; another one under the same key is another conversation.
+    :ivar dropped: whether its key has another session now: it ends with the turns that it has.
     :ivar acp_id: the agent's id of it; None until it is opened there.
     :ivar bound: whether the gateway was told that id, and tells it with every request from then on.
     :ivar facts: what the agent says of it.
@@ -36,6 +37,7 @@ class AgentSession:
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
+        self.dropped = False
         self.lock = DeferredLock()
         self.begin_anew()
 
@@ -94,9 +96,22 @@ class SessionTable:
         found = (each for each in self._sessions.values() if each.acp_id == acp_id)
         return next(found, None)
 
+    def release(self, session: AgentSession) -> None:
+        """A turn is over: let the next of its session go on. One that was dropped goes with its last turn."""
+        session.lock.release()
+        if session.dropped and not session.busy:
+            self._forget(session)
+
     def _let_go(self, session: AgentSession | None) -> None:
-        if session is not None and session.acp_id is not None and not session.busy:
-            self._on_forget(session.acp_id)
+        if session is not None and session.busy:
+            session.dropped = True
+        elif session is not None:
+            self._forget(session)
+
+    def _forget(self, session: AgentSession) -> None:
+        acp_id, session.acp_id = session.acp_id, None
+        if acp_id is not None:
+            self._on_forget(acp_id)
 
     def _evict(self, keep: str) -> None:
         idle = (key for key, each in self._sessions.items() if not each.busy and key != keep)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 
 from gateway.agents.jsonrpc import INTERNAL_ERROR, NOT_FOUND, RpcError
 from gateway.agents.process import ChildProcess, Command, Exit
@@ -68,9 +68,14 @@ class Terminal:
         """Return how it ended, once it has."""
         if self._exit is not None:
             return succeed(self._exit)
-        waiting: Deferred[Exit] = Deferred(self._waiting.remove)
+        waiting: Deferred[Exit] = Deferred(self._forget)
         self._waiting.append(waiting)
         return waiting
+
+    def _forget(self, waiting: Deferred[Exit]) -> None:
+        # While those who wait are told, one of them may give up another.
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
 
     def kill(self) -> None:
         """End it and what it started."""
@@ -99,7 +104,8 @@ class Terminal:
         self._exit = how
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            each.callback(how)
+            if not each.called:
+                each.callback(how)
 
 
 class Terminals:
@@ -108,6 +114,7 @@ class Terminals:
     def __init__(self, make: MakeTerminal) -> None:
         self._make = make
         self._sessions: dict[str, dict[str, Terminal]] = {}
+        self._living: set[Terminal] = set()
         self._numbers = count(1)
 
     def __len__(self) -> int:
@@ -129,6 +136,8 @@ class Terminals:
             terminal.start(command)
         except OSError as error:
             raise RpcError(INTERNAL_ERROR, f"can not be started: {error.strerror}") from error
+        self._living.add(terminal)
+        terminal.wait().addCallback(lambda _: self._living.discard(terminal))
         known = self._sessions.setdefault(session_id, {})
         for old in [id_ for id_, each in known.items() if each.released][:-TERMINALS_MAX]:
             del known[old]
@@ -157,6 +166,11 @@ class Terminals:
         """Release and forget all."""
         for session_id in tuple(self._sessions):
             self.end(session_id)
+
+    def gone(self) -> Deferred[None]:
+        """Return when nothing runs any more of what was started here."""
+        ends = DeferredList([each.wait() for each in self._living])
+        return ends.addCallback(lambda _: None)
 
 
 def exit_status(how: Exit) -> dict[str, Any]:

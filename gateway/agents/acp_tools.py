@@ -8,13 +8,15 @@ replaces what it sent before, field by field, so a call keeps its latest content
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import msgspec
 
 from gateway.agents.acp_pacer import Pacer, Report
 from gateway.agents.acp_values import (
+    DIFF_INPUT_CHARS,
     VALUE_BYTES,
     bounded,
     diff_text,
@@ -30,6 +32,10 @@ CALL_BYTES = 262_144
 """Bytes that the updates of one call may carry in all; its result has a bound of its own."""
 HELD_BYTES = 4 * 1024 * 1024
 """Bytes of content that the open calls of one turn hold together; beyond, only the beginning of each."""
+BLOCKS = 100
+"""Blocks of content of one call that are looked at; of more it is told how many there are."""
+TERMINALS = 4
+"""Terminals of one call whose output is shown."""
 LEFT_OUT_S = 1.0
 """Least time between two reports of how many calls were left out."""
 TITLE_CHARS = 500
@@ -132,8 +138,7 @@ class ToolCalls:
             return False
         limit = VALUE_BYTES if self._held < HELD_BYTES else 1024
         if content:
-            blocks = [self._block(item) for item in items(content) if isinstance(item, dict)]
-            cut = bounded(blocks, limit)
+            cut = bounded(_blocks(items(content)), limit)
             call.content = cut if isinstance(cut, list) else [cut]
         if output is not None:
             call.output = bounded(output, limit)
@@ -164,29 +169,19 @@ class ToolCalls:
         self._hold(call, 0)
 
     def _result(self, call: _Call) -> Any:
-        blocks = [self._resolved(block) for block in call.content]
+        room = count()
+        blocks = [self._resolved(block, room) for block in call.content]
         result: dict[str, Any] = {"content": blocks}
         if call.output is not None:
             result["details"] = call.output
         return bounded(result)
 
-    def _block(self, item: dict[str, Any]) -> Any:
-        kind = item.get("type")
-        if kind == "content":
-            return item.get("content")
-        if kind == "diff" and isinstance(item.get("newText"), str):
-            old = item.get("oldText")
-            path = (text_of(item.get("path")) or "?")[:1000]
-            text = diff_text(path, old if isinstance(old, str) else None, item["newText"])
-            return {"type": "text", "text": text}
-        if kind == "terminal":
-            return {"type": "terminal", "terminalId": str(item.get("terminalId"))[:ID_CHARS]}
-        return {"type": "text", "text": f"[{str(kind)[:100]}]"}
-
-    def _resolved(self, block: Any) -> Any:
-        """Put what a terminal has written in the place of its id."""
+    def _resolved(self, block: Any, numbers: Iterator[int]) -> Any:
+        """Put what a terminal has written in the place of its id; ``numbers`` counts those of a call."""
         if mapping(block).get("type") != "terminal":
             return block
+        if next(numbers) >= TERMINALS:
+            return {"type": "text", "text": "[one more terminal]"}
         output = self._terminal(str(block.get("terminalId")))
         text = tail_text(output) if output is not None else "[a terminal that is not known]"
         return {"type": "text", "text": text}
@@ -205,6 +200,35 @@ class ToolCalls:
         names = ", ".join(f"{name} {number}" for name, number in counts.most_common(10))
         text = f"{total} tool calls came too fast to be shown one by one: {names}"
         return "notice", {"kind": "tools-left-out", "text": text, "count": total}
+
+
+def _blocks(content: list[Any]) -> list[Any]:
+    """Return the content of a call as it is shown; to compare files takes a bounded time."""
+    blocks: list[Any] = []
+    room = DIFF_INPUT_CHARS
+    for item in content[:BLOCKS]:
+        if not isinstance(item, dict):
+            continue
+        old, new = item.get("oldText"), item.get("newText")
+        if item.get("type") == "diff" and isinstance(new, str):
+            before = old if isinstance(old, str) else None
+            path = (text_of(item.get("path")) or "?")[:1000]
+            blocks.append({"type": "text", "text": diff_text(path, before, new, room)})
+            room = max(0, room - len(before or "") - len(new))
+        else:
+            blocks.append(_block(item))
+    if len(content) > BLOCKS:
+        blocks.append({"type": "text", "text": f"[{len(content) - BLOCKS} blocks left out]"})
+    return blocks
+
+
+def _block(item: dict[str, Any]) -> Any:
+    kind = item.get("type")
+    if kind == "content":
+        return item.get("content")
+    if kind == "terminal":
+        return {"type": "terminal", "terminalId": str(item.get("terminalId"))[:ID_CHARS]}
+    return {"type": "text", "text": f"[{str(kind)[:100]}]"}
 
 
 def _locations(value: Any) -> list[dict[str, Any]]:

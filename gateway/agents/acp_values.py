@@ -12,6 +12,8 @@ PREVIEW_CHARS = 16_384
 DIFF_INPUT_CHARS = 262_144
 """Longer files are not compared line by line."""
 DIFF_LINES = 400
+DEPTH_MAX = 64
+"""A value nested deeper than this is cut: what is passed on has to be encoded again, under any stack."""
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -37,9 +39,15 @@ def count_of(value: Any) -> int | None:
 
 
 def bounded(value: Any, limit: int = VALUE_BYTES) -> Any:
-    """Return a JSON value, or where it is larger than ``limit`` bytes what is left of it and its size."""
-    encoded = msgspec.json.encode(value)
-    if len(encoded) <= limit:
+    """Return a JSON value, or where it is larger than ``limit`` bytes what is left of it and its size.
+
+    So is one that is nested too deep; if it can not even be measured, its size is not told.
+    """
+    try:
+        encoded = msgspec.json.encode(value)
+    except RecursionError:
+        return {"truncated": True, "kept": 0, "preview": ""}
+    if len(encoded) <= limit and not _deep(value, encoded):
         return value
     chars = min(PREVIEW_CHARS, limit // 4)
     preview = encoded[: 4 * chars].decode("utf-8", "ignore")[:chars]
@@ -47,10 +55,25 @@ def bounded(value: Any, limit: int = VALUE_BYTES) -> Any:
     return {"truncated": True, "bytes": len(encoded), "kept": kept, "preview": preview}
 
 
-def diff_text(path: str, old: str | None, new: str) -> str:
-    """Return what changed in a file as a unified diff of one hunk, its middle cut out where it is long."""
+def _deep(value: Any, encoded: bytes) -> bool:
+    if encoded.count(b"[") + encoded.count(b"{") <= DEPTH_MAX:
+        return False
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for each in inner for child in each if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def diff_text(path: str, old: str | None, new: str, limit: int = DIFF_INPUT_CHARS) -> str:
+    """Return what changed in a file as a unified diff of one hunk, its middle cut out where it is long.
+
+    Files of more than ``limit`` characters together are not compared.
+    """
     head = f"changed {path}" if old is not None else f"made {path}"
-    if len(old or "") + len(new) > DIFF_INPUT_CHARS:
+    if len(old or "") + len(new) > limit:
         return f"{head}\n[{len(old or '')} characters before, {len(new)} after: not compared]"
     before, after = (old or "").splitlines(), new.splitlines()
     start = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -124,7 +124,7 @@ class AcpWorker:
 
     @property
     def asking(self) -> int:
-        """How many questions to an operator are open: while there are any, silence is no sign of a hang."""
+        """How many questions to an operator are open."""
         return sum(len(turn.questions) for turn in self._turns.values())
 
     def holds(self, key: str, session_id: str) -> bool:
@@ -144,6 +144,7 @@ class AcpWorker:
 
     def start(self) -> None:
         """Start the process. Raises OSError if there can be none."""
+        Path(self._command.cwd).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._child.spawn(self._command)
         params = {
             "protocolVersion": PROTOCOL_VERSION,
@@ -180,7 +181,7 @@ class AcpWorker:
             notices = await self._opener.settle(session, request)
             self.models = session.facts.offered()
         except BaseException:
-            session.lock.release()
+            self._sessions.release(session)
             raise
 
         def read(answer: Any) -> RunResult:
@@ -249,7 +250,7 @@ class AcpWorker:
             if acp_id in self._turns:
                 raise BackendError("the agent has given one id to two sessions")
         except BaseException:
-            session.lock.release()
+            self._sessions.release(session)
             raise
         return session, acp_id
 
@@ -281,12 +282,12 @@ class AcpWorker:
             self._terminals.end(turn.acp_id)
             return result
 
-        self._liveness.begin()
+        self._liveness.begin(turn)
 
         def answered(_: None) -> None:
-            self._liveness.end()
+            self._liveness.end(turn)
             del self._turns[turn.acp_id]
-            turn.session.lock.release()
+            self._sessions.release(turn.session)
 
         turn.done.addBoth(ended)
         turn.start(method, params).addCallback(answered)
@@ -298,7 +299,7 @@ class AcpWorker:
         self._opener = Opener(
             self._rpc,
             self._can,
-            name=self._can.name or PurePath(self._command.argv[0]).name,
+            name=self._can.name or Path(self._command.argv[0]).name,
             cwd=self._command.cwd,
             servers=self._access.servers,
             log=self._log,
@@ -335,7 +336,8 @@ class AcpWorker:
             self._kill("sent what could not be handled")
 
     def _asked(self, method: str, params: Any) -> Any:
-        return self._liveness.during(self._client.requested(method, params))
+        turn = self._turns.get(str(mapping(params).get("sessionId")))
+        return self._liveness.during(self._client.requested(method, params), turn)
 
     def _notified(self, method: str, params: Any) -> None:
         shape = mapping(params)
@@ -388,7 +390,7 @@ class AcpWorker:
         self._log.info("process ended, pid={pid}, {how}", pid=self.pid, how=how)
         self._died(how)
         assert self._error is not None
-        self._on_end(self._error)
+        self._terminals.gone().addCallback(lambda _, why: self._on_end(why), self._error)
 
     def _fail(self, error: BackendError) -> None:
         """The end of every turn, once."""

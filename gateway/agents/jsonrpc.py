@@ -8,12 +8,16 @@ their standard output; only a line over the bound raises.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 import msgspec
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """A line longer than this is no message of a sane program."""
+MAX_PARTS = 200_000
+"""Nor is one with more values than this, outside of texts: to take it apart would hold the loop."""
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -82,15 +86,16 @@ class LineTooLong(Exception):
 
 
 class MessageReader:
-    """Cuts a byte stream into messages.
-
-    :ivar buffered: bytes of the unfinished line.
-    """
+    """Cuts a byte stream into messages."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max = max_line_bytes
-        self._parts: list[bytes] = []
-        self.buffered = 0
+        self._rest = bytearray()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the unfinished line."""
+        return len(self._rest)
 
     def feed(self, data: bytes) -> list[Received]:
         """Return the messages that ``data`` completes, in order. Empty lines are none.
@@ -99,12 +104,9 @@ class MessageReader:
         """
         *lines, rest = data.split(b"\n")
         if lines:
-            self._parts.append(lines[0])
-            lines[0] = b"".join(self._parts)
-            self._parts, self.buffered = [], 0
-        if rest:
-            self._parts.append(rest)
-            self.buffered += len(rest)
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest = bytearray()
+        self._rest += rest
         if self.buffered > self._max or any(len(line) > self._max for line in lines):
             raise LineTooLong(f"a line of more than {self._max} bytes")
         return [decode(line) for line in lines if line.strip()]
@@ -112,6 +114,8 @@ class MessageReader:
 
 def decode(line: bytes) -> Received:
     """Return the message in ``line``."""
+    if _endless(line):
+        return Garbage(line[:200], len(line))
     try:
         message = _load(line)
     except (ValueError, RecursionError):
@@ -123,6 +127,15 @@ def decode(line: bytes) -> Received:
             if received is not None:
                 return received
     return Garbage(line[:200], len(line))
+
+
+def _endless(line: bytes) -> bool:
+    """Whether a line has too many parts: what is cheap to count comes first."""
+    if line.count(b",") <= MAX_PARTS:
+        return False
+    if line.count(b'"') - line.count(b'\\"') > 2 * MAX_PARTS:
+        return True
+    return _TEXT.sub(b"", line).count(b",") > MAX_PARTS
 
 
 def encode_request(id_: RequestId, method: str, params: Any) -> bytes:

@@ -47,14 +47,20 @@ LAUNCH = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py"
 
 
 class Exit(NamedTuple):
-    """How a process ended: its exit status, or the number of the signal that ended it."""
+    """How a process ended: its exit status, or the number of the signal that ended it; and why, if known."""
 
     code: int | None
     signal: int | None
+    why: str = ""
 
     def __str__(self) -> str:
+        return f"{self.why}: {self._how}" if self.why else self._how
+
+    @property
+    def _how(self) -> str:
         if self.signal is None:
-            return f"exit status {self.code}"
+            meaning = {126: " (the command can not be run)", 127: " (command not found)"}
+            return f"exit status {self.code}{meaning.get(self.code or 0, '')}"
         try:
             return f"signal {self.signal} ({signal.Signals(self.signal).name})"
         except ValueError:
@@ -132,6 +138,7 @@ class ChildProcess(ProcessProtocol):
         self._intakes: dict[int, Intake] = {}
         self._told = b""
         self._exit: Exit | None = None
+        self._why = ""
         self._launcher: Exit | None = None
         self._status_closed = self._pipes_gone = self._killed = False
         self._sweep: Sweep | None = None
@@ -261,8 +268,12 @@ class ChildProcess(ProcessProtocol):
 
     def _died(self, how: Exit) -> None:
         if self._exit is None:
-            self._exit = how
+            self._exit = how._replace(why=self._why)
             self._close_input()
+            self._announce(self._exit)
+
+    def _announce(self, how: Exit) -> None:
+        if self._notice is None:
             self._notice = self._clock.callLater(NOTICE_S, self._on_death, how)
 
     def _close_input(self) -> None:
@@ -284,6 +295,9 @@ class ChildProcess(ProcessProtocol):
     def _kill_useless(self) -> None:
         self._call = None
         self._log.warn("has closed its input or its output: SIGKILL, pid={pid}", pid=self.pid)
+        self._why = "it had closed its input or its output"
+        # A launcher that does not run tells nothing, and nobody has to wait for it.
+        self._announce(Exit(None, int(signal.SIGKILL), self._why))
         self.kill()
 
     def _overrun(self) -> None:

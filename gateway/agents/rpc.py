@@ -34,6 +34,8 @@ MAX_PENDING = 1000
 """Requests that may wait for an answer at once."""
 MAX_SERVED = 100
 """Requests of the other side that may be in work at once."""
+GARBAGE_LOGGED = 1000
+"""Lines that are no messages, and are logged; of more only the number is known."""
 MAX_GARBAGE = 100
 """Lines that are no messages, beyond those that as many messages made good."""
 
@@ -202,11 +204,11 @@ class Conversation:
     def _count(self, garbage: Garbage) -> None:
         self.garbage += 1
         self._garbage_level += 1
-        preview = garbage.preview.decode("utf-8", "replace")
-        self._log.warn(
-            "not a JSON-RPC message on standard output: {preview!r} ({size} bytes)",
-            preview=preview,
-            size=garbage.size,
-        )
+        if self.garbage <= GARBAGE_LOGGED:
+            self._log.warn(
+                "not a JSON-RPC message on standard output: {preview!r} ({size} bytes)",
+                preview=garbage.preview.decode("utf-8", "replace"),
+                size=garbage.size,
+            )
         if self._garbage_level > MAX_GARBAGE:
             raise TooMuchGarbage(f"more than {MAX_GARBAGE} lines that are no messages")

@@ -160,7 +160,9 @@ class Supervisor(Generic[W]):
         return waiter
 
     def _forget(self, waiter: Deferred[W]) -> None:
-        self._waiting.remove(waiter)
+        # While those who wait are told, one of them may give up another.
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
 
     def _spawn(self) -> None:
         self._next_start = None
@@ -177,7 +179,8 @@ class Supervisor(Generic[W]):
         self._log.info("ready")
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
-            waiter.callback(self._worker)
+            if not waiter.called:
+                waiter.callback(self._worker)
 
     def _has_ended(self, error: BackendError) -> None:
         started = self._ready_at is not None
@@ -198,4 +201,5 @@ class Supervisor(Generic[W]):
     def _fail_waiting(self, error: BackendError) -> None:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
-            waiter.errback(error)
+            if not waiter.called:
+                waiter.errback(error)

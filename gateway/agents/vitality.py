@@ -14,16 +14,16 @@ from gateway.interfaces import IClock
 class Liveness:
     """Calls ``on_hang`` when, while there is work, nothing was heard for ``timeout_s``; 0 waits for ever.
 
-    Who waits for us is not hanging: between :meth:`pause` and :meth:`unpause` time does not count, nor
-    :meth:`during` an answer.
+    Who waits for us is not hanging: between :meth:`pause` and :meth:`unpause` of a piece of work time does
+    not count for it, nor :meth:`during` an answer; for the other pieces it does.
     """
 
     def __init__(self, clock: IClock, timeout_s: float, on_hang: Callable[[], None]) -> None:
         self._clock = clock
         self._timeout_s = timeout_s
         self._on_hang = on_hang
-        self._work = 0
-        self._pauses = 0
+        self._work: dict[object, int] = {}
+        """The answers of ours that each piece of work waits for."""
         self._heard = 0.0
         self._timer: IDelayedCall | None = None
 
@@ -31,42 +31,47 @@ class Liveness:
         """It lives. Cheap: it may be called for every byte."""
         self._heard = self._clock.seconds()
 
-    def begin(self) -> None:
+    def begin(self, work: object) -> None:
         """There is one piece of work more."""
-        if self._work == 0:
+        if not self._watched():
             self.sign()
-        self._work += 1
+        self._work[work] = 0
         self._arm()
 
-    def end(self) -> None:
+    def end(self, work: object) -> None:
         """There is one piece of work less."""
-        self._work -= 1
+        del self._work[work]
         self._arm()
 
-    def pause(self) -> None:
-        """It waits for an answer of ours, such as an operator's to a question."""
-        self._pauses += 1
-        self._arm()
+    def pause(self, work: object) -> None:
+        """A piece of work waits for an answer of ours, such as an operator's to a question."""
+        if work in self._work:
+            self._work[work] += 1
+            self._arm()
 
-    def unpause(self) -> None:
+    def unpause(self, work: object) -> None:
         """It was answered: it has all the time again."""
-        self._pauses -= 1
-        self.sign()
-        self._arm()
+        if work in self._work:
+            self._work[work] -= 1
+            self.sign()
+            self._arm()
 
-    def during(self, answer: Any) -> Any:
-        """Return an answer of ours to it; if that is a Deferred, time does not count until it fires."""
-        if isinstance(answer, Deferred):
-            self.pause()
-            answer.addBoth(self._answered)
+    def during(self, answer: Any, work: object) -> Any:
+        """Return an answer; if that is a Deferred, time does not count for ``work`` until it fires."""
+        if isinstance(answer, Deferred) and work in self._work:
+            self.pause(work)
+            answer.addBoth(self._answered, work)
         return answer
 
-    def _answered(self, result: Any) -> Any:
-        self.unpause()
+    def _answered(self, result: Any, work: object) -> Any:
+        self.unpause(work)
         return result
 
+    def _watched(self) -> bool:
+        return self._timeout_s > 0 and not all(self._work.values())
+
     def _arm(self) -> None:
-        watching = self._work > 0 and self._pauses == 0 and self._timeout_s > 0
+        watching = self._watched()
         if watching and self._timer is None:
             due = self._heard + self._timeout_s - self._clock.seconds()
             self._timer = self._clock.callLater(max(0.0, due), self._look)

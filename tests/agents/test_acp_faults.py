@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from gateway.errors import BackendErrorKind
 from gateway.model import RunResult
-from tests.agents.acp_setup import Setup, failure_of
+from tests.agents.acp_setup import ACCESS, Setup, failure_of
 from tests.agents.fakes import (
     RecordingSink,
 )
@@ -393,3 +393,33 @@ def test_a_pool_keeps_a_death_to_its_own_runs(tmp_path: Path) -> None:
     assert "signal 9" in failure_of(lost).message
     assert isinstance(kept[0], RunResult)
     assert setup.backend.ready()
+
+
+def test_stop_waits_for_terminals(tmp_path: Path) -> None:
+    """The agent is gone when the commands are that it had run."""
+    setup = Setup(tmp_path, ACCESS._replace(terminal="allow"))
+    process = setup.turn()
+    setup.ask("terminal/create", command="sleep", args=["600"])
+    terminal = setup.process
+    assert terminal is not process
+
+    gone: Deferred[None] = setup.backend.stopService()
+    process.end(code=0)
+
+    assert terminal.signals == ["SIGUSR1"]
+    assert not gone.called
+    terminal.end(signal=9)
+    assert gone.called
+    assert setup.clock.getDelayedCalls() == []
+
+
+def test_a_workspace_that_was_removed_is_made_again(setup: Setup) -> None:
+    """A process starts again where somebody has removed its directory."""
+    process = setup.start()
+    setup.root.rmdir()
+
+    process.end(code=1)
+    setup.clock.advance(1)
+
+    assert setup.process is not process
+    assert setup.root.is_dir()

@@ -276,3 +276,56 @@ def test_a_setting_that_is_refused(setup: Setup) -> None:
 
     setup.prompt()
     assert "did not change to p/big" in setup.sink.events[0][1]["text"]
+
+
+CLOSES = initialized("history", sessionCapabilities={"close": {}})
+
+
+def test_a_session_that_nobody_wants_any_more_is_closed(setup: Setup) -> None:
+    """A run that is cancelled while its session is opened leaves none open in the agent."""
+    process = setup.start(CLOSES)
+    setup.run()
+    new = only(process)
+    setup.going.cancel()
+    setup.run()
+    again = only(process)
+
+    process.answer(new["id"], {"sessionId": "first"})
+
+    assert only(process)["params"] == {"sessionId": "first"}
+    process.answer(again["id"], {"sessionId": "second"})
+    assert setup.prompt()["params"]["sessionId"] == "second"
+
+
+def test_what_can_not_be_opened_for_nobody_is_not_closed(setup: Setup) -> None:
+    """There is nothing to close where the agent refused, or answered without an id."""
+    process = setup.start(CLOSES)
+    answers: list[dict[str, Any]] = [{"result": {}}, {"error": {"code": 1, "message": "no"}}]
+    for answer in answers:
+        setup.run()
+        new = only(process)
+        setup.going.cancel()
+        process.send(id=new["id"], **answer)
+
+    assert process.messages() == []
+
+
+def test_a_session_that_is_replaced_during_its_turn_is_closed_after(setup: Setup) -> None:
+    """The old conversation of a key is closed once the turns that it has are over."""
+    process = setup.start(CLOSES)
+    setup.run()
+    prompt = setup.open("old")
+    ends = setup.run()
+    setup.run(session_id="session-2")
+    new = only(process)
+    process.answer(prompt["id"], {"stopReason": "end_turn"})
+    second = only(process)
+    assert second["params"]["sessionId"] == "old"
+
+    process.answer(second["id"], {"stopReason": "end_turn"})
+
+    close = only(process)
+    assert (close["method"], close["params"]) == ("session/close", {"sessionId": "old"})
+    assert len(ends) == 1
+    process.answer(new["id"], {"sessionId": "new"})
+    assert setup.prompt()["params"]["sessionId"] == "new"

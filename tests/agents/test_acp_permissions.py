@@ -11,6 +11,7 @@ from twisted.logger import LogEvent, Logger
 from gateway.agents.acp_permissions import (
     CANCELLED,
     COMMAND_CHARS,
+    QUESTIONS_LOGGED,
     QUESTIONS_MAX,
     Questions,
     approval_request,
@@ -118,3 +119,16 @@ def test_a_sink_that_can_not_ask_allows_nothing(
 
     assert result_of(Questions(sink, Logger()).ask(asked())) is None
     assert len(logged_failures) == 1
+
+
+def test_of_many_questions_the_first_are_logged(log_lines: list[str]) -> None:
+    """An agent that asks all the time does not fill the log."""
+    sink = RecordingSink()
+    sink.decide = lambda _: Deferred()
+    questions = Questions(sink, Logger())
+
+    for _ in range(10 * QUESTIONS_LOGGED):
+        questions.ask(asked())
+
+    assert not questions.logged
+    assert len(log_lines) == QUESTIONS_LOGGED - QUESTIONS_MAX

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import CancelledError
 
 from gateway.agents.acp_terminals import (
     OUTPUT_BYTES,
@@ -139,3 +140,31 @@ def test_a_command_that_can_not_be_started_is_refused(bench: Bench) -> None:
     with pytest.raises(RpcError, match="can not be started: Resource"):
         bench.create()
     assert len(bench.terminals) == 0
+
+
+def test_who_is_told_may_give_up_another(bench: Bench) -> None:
+    """Of those who wait for one end, the first may have the others stop waiting."""
+    id_, process = bench.create()
+    terminal = bench.terminals.get("s", id_)
+    first, second = terminal.wait(), terminal.wait()
+    first.addCallback(lambda _: second.cancel())
+
+    process.end(code=0)
+
+    with pytest.raises(CancelledError):
+        result_of(second)
+
+
+def test_all_of_them_are_waited_for(bench: Bench) -> None:
+    """Terminals are gone when the last process has ended, that of a forgotten one too."""
+    _, first = bench.create("s")
+    _, second = bench.create("t")
+    bench.terminals.close()
+
+    gone = bench.terminals.gone()
+
+    first.end(signal=9)
+    assert not gone.called
+    second.end(signal=9)
+    assert gone.called
+    assert bench.terminals.gone().called

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.agents.acp_pacer import CROWD
-from gateway.agents.acp_tools import CALL_BYTES, TOOL_CALLS
+from gateway.agents.acp_tools import BLOCKS, CALL_BYTES, TERMINALS, TOOL_CALLS
 from gateway.agents.acp_updates import TurnUpdates
+from gateway.agents.acp_values import DIFF_INPUT_CHARS
 from gateway.testing import FakeClock
 from tests.agents.fakes import RecordingSink
 
@@ -203,3 +204,32 @@ def test_an_id_that_is_no_text_is_left_out(turn: Turn) -> None:
     turn.update("x" * 1000, status="completed")
 
     assert [len(data["toolCallId"]) for _, data in turn.sink.events] == [200, 200]
+
+
+def test_a_call_shows_the_output_of_a_few_terminals(turn: Turn) -> None:
+    """A call that names one terminal a thousand times does not have its output read so often."""
+    reads: list[str] = []
+
+    def failed(error: Exception) -> None:
+        raise error
+
+    turn.updates = TurnUpdates(turn.sink, turn.clock, failed, lambda id_: reads.append(id_))
+    turn.call(title="run")
+
+    turn.update(status="completed", content=[{"type": "terminal", "terminalId": "x"}] * BLOCKS)
+
+    assert reads == ["x"] * TERMINALS
+    assert turn.results[0]["content"][-1] == {"type": "text", "text": "[one more terminal]"}
+
+
+def test_of_many_blocks_it_is_told_how_many(turn: Turn) -> None:
+    """Only so many blocks are looked at, and no more text is compared than one large file has."""
+    half = "x\n" * (DIFF_INPUT_CHARS // 4 - 10)
+    diff = {"type": "diff", "path": "p", "oldText": half, "newText": half + "y"}
+    turn.call(title="run")
+
+    turn.update(status="completed", content=[diff, diff, *[text("a")] * BLOCKS])
+
+    shown = [block["text"] for block in turn.results[0]["content"]]
+    assert "not compared" in shown[1]
+    assert shown[-2:] == ["a", "[2 blocks left out]"]

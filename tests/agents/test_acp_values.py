@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway.agents.acp_values import (
+    DEPTH_MAX,
     DIFF_INPUT_CHARS,
     DIFF_LINES,
     VALUE_BYTES,
@@ -72,3 +73,16 @@ def test_the_end_of_a_text() -> None:
     """A long text keeps its end and says how much is missing."""
     assert tail_text("abc", 3) == "abc"
     assert tail_text("abcdef", 2) == "[4 characters left out]\nef"
+
+
+@pytest.mark.parametrize("depth", [DEPTH_MAX + 1, 500, 5000])
+def test_a_value_that_is_nested_too_deep_is_cut(depth: int) -> None:
+    """What an agent nests deeper than anybody needs does not make those fail who encode it again."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+
+    cut = bounded({"args": value})
+
+    assert cut["truncated"] is True
+    assert bounded([{"a": [[]] * 100}] * 100) == [{"a": [[]] * 100}] * 100

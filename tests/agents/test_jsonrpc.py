@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.agents.jsonrpc import (
+    MAX_PARTS,
     ErrorResult,
     Garbage,
     LineTooLong,
@@ -138,3 +139,24 @@ def test_many_lines_may_be_longer_together() -> None:
     reader = MessageReader(max_line_bytes=100)
 
     assert len(reader.feed(encode_notification("m", {}) * 50)) == 50
+
+
+@pytest.mark.parametrize(
+    "part", [b"[1]", b'""', b'{"a":"b"}', b"1"], ids=["lists", "texts", "objects", "numbers"]
+)
+def test_a_message_of_too_many_parts_is_not_taken_apart(part: bytes) -> None:
+    """A line may be long; one with more values than could be read in a moment is no message."""
+    many = b",".join([part] * (MAX_PARTS + 2))
+
+    received = decode(b'{"id":1,"method":"m","params":[' + many + b"]}")
+
+    assert isinstance(received, Garbage)
+
+
+def test_a_text_may_hold_as_many_commas_as_it_likes() -> None:
+    """What is counted are values: a file with a million commas is one."""
+    text = ',"[{' * MAX_PARTS
+
+    received = decode(encode_request(1, "fs/write_text_file", {"content": text}))
+
+    assert received == Request(1, "fs/write_text_file", {"content": text})

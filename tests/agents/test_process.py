@@ -306,6 +306,29 @@ def test_a_child_that_closes_a_pipe_has_a_second(setup: Setup, descriptor: int) 
     assert process.written == b""
     setup.clock.advance(1)
     assert process.signals == ["SIGUSR1"]
+    process.tell("signal 9")
+    process.end()
+    assert str(setup.exits[0]) == ("it had closed its input or its output: signal 9 (SIGKILL)")
+
+
+def test_a_launcher_that_is_stopped_does_not_hide_a_death(setup: Setup) -> None:
+    """Where nobody tells of the agent's end its pipes do, and who waits is told without the launcher."""
+    process = setup.spawn()
+    process.lose(1)
+
+    setup.clock.advance(1)
+    setup.clock.advance(0.5)
+
+    (death,) = setup.deaths
+    assert death.signal == 9
+    setup.clock.advance(2.5)
+    assert process.signals == ["SIGUSR1", "SIGKILL"]
+    process.lose_launcher(signal=9)
+    process.end()
+    setup.reactor.sweeps[0].end(code=0)
+    assert len(setup.exits) == 1
+    assert len(setup.deaths) == 1
+    assert setup.clock.getDelayedCalls() == []
 
 
 def test_its_pipes_are_not_read_once_they_are_let_go(setup: Setup) -> None:

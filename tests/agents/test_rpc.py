@@ -20,6 +20,7 @@ from gateway.agents.jsonrpc import (
     encode_result,
 )
 from gateway.agents.rpc import (
+    GARBAGE_LOGGED,
     MAX_GARBAGE,
     MAX_PENDING,
     MAX_SERVED,
@@ -244,3 +245,12 @@ def test_what_goes_wrong_here_is_told_without_details(
         assert answer["error"] == {"code": -32603, "message": "the gateway could not do it"}
     assert len(other.sent) == 2
     assert len(logged_failures) == 3
+
+
+def test_of_much_garbage_the_beginning_is_logged(other: Other, log_lines: list[str]) -> None:
+    """Who mixes messages with noise does not fill the log with it."""
+    for _ in range(GARBAGE_LOGGED + 10):
+        other.conversation.received(b"noise\n" + encode_notification("x", None))
+
+    assert len(log_lines) == GARBAGE_LOGGED
+    assert other.conversation.garbage == GARBAGE_LOGGED + 10

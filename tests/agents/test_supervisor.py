@@ -237,3 +237,20 @@ def test_what_it_tells_of_its_worker(setup: Setup) -> None:
     assert supervisor.describe() == waiting
     supervisor.stop()
     assert supervisor.describe() == {"state": "stopped", "restarts": 1, "lastError": "it died"}
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_who_is_told_may_give_up_another(setup: Setup, good: bool) -> None:
+    """A run that begins, or fails, may abort one that waits beside it: both have one end."""
+    first, second, third = (setup.supervisor.when_ready() for _ in range(3))
+    first.addBoth(lambda _: second.cancel())
+
+    if good:
+        setup.workers[0].on_ready()
+    else:
+        setup.workers[0].on_end(BackendError("no"))
+
+    with pytest.raises(CancelledError):
+        result_of(second)
+    third.addErrback(lambda _: None)
+    assert third.called
