@@ -35,7 +35,7 @@ def _agent_problems(loaded: LoadedConfig) -> tuple[list[str], list[str]]:
 
     A program, a key or a library that is not here may well be where the gateway runs.
     """
-    from twisted.internet import reactor
+    from twisted.internet.task import Clock
 
     from gateway.backends import AgentMaker, backend_factories
     from gateway.runtime import SystemClock, SystemEntropy
@@ -43,6 +43,7 @@ def _agent_problems(loaded: LoadedConfig) -> tuple[list[str], list[str]]:
     factories = backend_factories()
     where = "configuration" if loaded.path is None else str(loaded.path)
     found, missing = [], []
+    reactor = Clock()  # nothing is ever started on it
     clock, entropy = SystemClock(reactor), SystemEntropy()
     maker = AgentMaker(
         loaded, reactor=reactor, clock=clock, entropy=entropy, state_dir=".", factories=factories

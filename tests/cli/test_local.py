@@ -92,7 +92,7 @@ def test_a_bad_configuration(ctl, tmp_path, text, keys):
     ],
 )
 def test_what_is_missing_on_this_host(ctl, tmp_path, table, text):
-    """A right table whose program or key is not here is ok, with a warning that says what would stop a start."""
+    """A right table whose program or key is not here is ok, with a warning of it."""
     path = write_config(tmp_path, f"[agents.a]\nbackend = 'acp'\n{table}")["GATEWAY_CONFIG"]
 
     result = ctl("config", "check", path)
