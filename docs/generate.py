@@ -52,7 +52,8 @@ CONFIGURATION_INTRO = """\
 
 One TOML file, named by `--config FILE` or `$GATEWAY_CONFIG`. There is no file by default: every key
 has a default, and these are what the tables below show. `gatewayctl config default` prints them all as
-a file to start from, `gatewayctl config check FILE` checks one. An unknown key, a wrong type or a value
+a file to start from, `gatewayctl config check FILE` checks one, and
+warns of programs, keys and libraries that are missing here. An unknown key, a wrong type or a value
 out of range stops the start with one line that names the file, the key and the nearest known one.
 
 What a command line option says goes before the environment, which goes before the file:

@@ -20,6 +20,7 @@ from gateway.agents.acp_models import PROVIDER, refreshed, with_offered
 from gateway.agents.acp_requests import Access
 from gateway.agents.acp_worker import AcpWorker
 from gateway.agents.jsonrpc import RpcError
+from gateway.agents.mcpconfig import check_variables
 from gateway.agents.pool import Pool
 from gateway.agents.process import ChildProcess, Command, Exit, Limits, clean_environment
 from gateway.agents.processconfig import ProcessConfig
@@ -57,6 +58,7 @@ class AcpConfig(AccessConfig, frozen=True):
     def __post_init__(self) -> None:
         if not self.command or not self.command[0]:
             raise ValueError('"command" is missing: the program and its arguments')
+        check_variables(self.env)
 
 
 @implementer(

@@ -39,7 +39,7 @@ def approval_request(params: Mapping[str, Any], cwd: str) -> ApprovalRequest:
     argv = _argv(given)
     command = given.get("command")
     line = command if isinstance(command, str) and not given.get("args") else shlex.join(argv)
-    shown = line or text_of(call.get("title")) or text_of(call.get("kind")) or "a tool call"
+    shown = line or _title(call)
     kinds = [mapping(option).get("kind") for option in items(params.get("options"))]
     return ApprovalRequest(
         command=one_line(shown),
@@ -127,6 +127,14 @@ class Questions:
         self._withdrawn = True
         for asked in tuple(self._open):
             asked.cancel()
+
+
+def _title(call: Mapping[str, Any]) -> str:
+    """Return what a call without a command is: many agents' titles are a path, and leave out what for."""
+    title, kind = text_of(call.get("title")), text_of(call.get("kind"))
+    if title is None or kind in (None, "other") or kind.lower() in title.lower():
+        return title or kind or "a tool call"
+    return f"{kind} {title}"
 
 
 def _argv(given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -384,7 +384,8 @@ class AcpWorker:
         self._child.kill()
 
     def _died(self, how: Exit) -> None:
-        self._fail(BackendError(f"the process of agent {self._name} ended: {how}"))
+        early = "" if self._opener else ", before it was ready: the log has what it said"
+        self._fail(BackendError(f"the process of agent {self._name} ended: {how}{early}"))
 
     def _exited(self, how: Exit) -> None:
         self._log.info("process ended, pid={pid}, {how}", pid=self.pid, how=how)

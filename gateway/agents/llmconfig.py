@@ -153,6 +153,8 @@ def check_model(table: ModelConfig | LlmConfig) -> None:
     provider, colon, name = table.model.partition(":")
     if not (provider and colon and name):
         raise ValueError('model: PROVIDER:NAME is wanted, such as "openai-chat:NAME"')
+    if table.base_url is not None and not table.base_url.startswith(("http://", "https://")):
+        raise ValueError("base_url: http://… or https://… is wanted")
     keyless = table.base_url is not None or provider not in KEYED
     if table.api_key is None and not table.api_keys and not keyless:
         raise ValueError("api_key: is missing; only a base_url of your own may do without")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,13 @@ class McpServer(Table, frozen=True, omit_defaults=True):
                 raise ValueError("url: http://… or https://… is wanted")
             if self.args or self.env:
                 raise ValueError("url: args and env are for a command")
+        check_variables(self.env)
+
+
+def check_variables(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that no environment variable can have."""
+    if wrong := [name for name in names if not name or "=" in name or "\0" in name]:
+        raise ValueError(f"env: {wrong[0][:100]!r} is no name of an environment variable")
 
 
 class ResolvedServer(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,10 @@ class Worker(Protocol):
     """What is supervised. It calls back when it is ready and, in any case, when it has ended."""
 
     @property
+    def pid(self) -> int | None:
+        """Its process id, for the log."""
+
+    @property
     def failed(self) -> bool:
         """Whether it takes no more work; its end follows."""
 
@@ -176,7 +180,7 @@ class Supervisor(Generic[W]):
     def _is_ready(self) -> None:
         assert self._worker is not None
         self._ready_at = self._clock.seconds()
-        self._log.info("ready")
+        self._log.info("ready, pid={pid}", pid=self._worker.pid)
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.called:

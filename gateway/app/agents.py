@@ -38,6 +38,12 @@ class Agent:
         models = self.backend.models
         return models[0] if models else ModelInfo(id=self.kind, name=self.kind, provider=self.kind)
 
+    def model_for(self, settings: Mapping[str, object]) -> ModelInfo:
+        """The model that answers in a session: the one its settings ask for, if the agent has it."""
+        asked = settings.get("model")
+        known = (m for m in self.backend.models if asked in (f"{m.provider}/{m.id}", m.id))
+        return next(known, self.model)
+
     @property
     def primary(self) -> str:
         """The model as ``provider/id``."""

@@ -165,7 +165,7 @@ class Compacting:
         except CancelledError:
             return FAILED  # the caller is gone, or the backend stops
         except BackendError as error:
-            return f"the agent failed: {error.message}"
+            return f"{error.message}; send maxLines to keep only the last messages"
         except Exception:
             self._log.failure("session {session}: its agent did not summarise", session=session.key)
             return FAILED

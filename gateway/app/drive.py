@@ -33,7 +33,7 @@ from gateway.app.sink import Sink
 from gateway.app.steering import Steering
 from gateway.core.batch import collected, launched
 from gateway.core.lanes import Lanes
-from gateway.core.outcome import COLLECTED
+from gateway.core.outcome import COLLECTED, error_facts
 from gateway.core.run import Run, RunOutcome, RunOutput
 from gateway.core.usage import MAX_TOKENS, turn_usage
 from gateway.errors import BackendError
@@ -344,14 +344,17 @@ class Drive:
             self._host.dispatch(output)
         ours = outcome.state is not RunState.DONE and outcome.stop_reason
         why = {"stopReason": outcome.stop_reason} if ours else {}  # else it is the agent's word
+        error = error_facts(outcome)
         _log.info(
-            "run ended run={run} session={session} agent={agent} state={state}",
+            "run ended run={run} session={session} agent={agent} state={state}"
+            + "".join(f" {name}={{{name}}}" for name in error),
             run=run.run_id,
             session=run.session_key,
             agent=run.request.agent_id,
             state=outcome.state.value,
             durationMs=round((self._host.clock.seconds() - self._accepted_at) * 1000),
             **why,
+            **error,
         )
         self._host.ended(run, outcome, messages)
 

@@ -14,6 +14,9 @@ from gateway.core.events import ADVERTISED
 from gateway.core.frames import encode
 from gateway.limits import LimitsConfig
 
+CAPABILITIES = ("published-model-catalog",)
+"""What version 4 clients ask for before they use it: `models.list` with `available` and `includeDetails`."""
+
 
 class Hello:
     """Builds the payload of ``hello-ok``; what is the same for all is encoded once."""
@@ -32,7 +35,7 @@ class Hello:
         }
         self._features = {
             3: msgspec.Raw(encode(features)),
-            4: msgspec.Raw(encode({**features, "capabilities": []})),
+            4: msgspec.Raw(encode({**features, "capabilities": CAPABILITIES})),
         }
         self._policy = {
             3: msgspec.Raw(encode(policy)),

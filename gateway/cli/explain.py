@@ -92,7 +92,7 @@ def _title(row: Mapping[str, Any], state: str, ahead: int | None) -> str:
         runs = "1 run" if ahead == 1 else f"{ahead} runs"
         return f"waits for {runs} before it" if ahead else "is about to start"
     if state == "failed":
-        return f"failed: {one_line(row['error'])}" if row.get("error") else "failed"
+        return f"failed: {one_line(row['error']).rstrip('.')}" if row.get("error") else "failed"
     if state == "aborted":
         reason = one_line(row.get("stopReason") or "aborted")
         return f"was aborted ({reason})"

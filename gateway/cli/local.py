@@ -39,7 +39,8 @@ def config() -> None:
 def check(file: Path | None) -> None:
     """Check FILE, or the configuration that $GATEWAY_CONFIG names: one line per problem.
 
-    The exit status is 1 if there is any.
+    The exit status is 1 if there is any. What an agent lacks on this host alone (a program, a key, a
+    library) is a warning.
     """
     from gateway.cli.checks import problems
 

@@ -51,6 +51,14 @@ STEERED: Final = "steered"
 """Stop reason of a run whose message was given to the run that went on."""
 
 
+def error_facts(outcome: RunOutcome) -> dict[str, Any]:
+    """Return what is told of an agent's error without its text: ``{errorKind, httpStatus?}``, or nothing."""
+    if outcome.error_kind is None:
+        return {}
+    status = (outcome.error_detail or {}).get("httpStatus")
+    return {"errorKind": outcome.error_kind.value} | ({"httpStatus": status} if status else {})
+
+
 def lifecycle_end(outcome: RunOutcome) -> dict[str, Any]:
     """Return the data of the terminal lifecycle event (its phases are the protocol's)."""
     data: dict[str, Any] = {"phase": "end", "endedAt": outcome.ended_at_ms}

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from gateway.app.agents import Agent
 from gateway.app.context import Context
 from gateway.app.notices import viewer_of
 from gateway.core.access import ADMIN, READ, WRITE
@@ -121,7 +122,7 @@ async def sessions_create(context: Context, params: SessionsCreateParams) -> dic
         "sessionId": session.session_id,
         "entry": session_entry(session),
         "runStarted": False,
-        "resolved": {"modelProvider": agent.model.provider, "model": agent.model.id},
+        "resolved": _resolved(agent, session),
     }
 
 
@@ -226,7 +227,7 @@ async def sessions_patch(context: Context, params: SessionsPatchParams) -> dict[
         "path": "store",
         "key": key,
         "entry": session_entry(session),
-        "resolved": {"modelProvider": agent.model.provider, "model": agent.model.id},
+        "resolved": _resolved(agent, session),
     }
 
 
@@ -249,7 +250,7 @@ async def sessions_reset(context: Context, params: SessionsResetParams) -> dict[
     session = await services.sessions.reset(key, reason=reason, keep_id=four, check=check)
     answer: dict[str, Any] = {"ok": True, "key": key, "entry": session_entry(session)}
     if four:
-        answer["resolved"] = {"modelProvider": agent.model.provider, "model": agent.model.id}
+        answer["resolved"] = _resolved(agent, session)
     return answer
 
 
@@ -328,6 +329,12 @@ def _check_unchanged(
     expected = (session_id, revision, updated_at)
     if any(e is not None and e != h for e, h in zip(expected, held, strict=True)):
         raise InvalidRequest("session changed", details={"reason": "session-changed"})
+
+
+def _resolved(agent: Agent, session: Session) -> dict[str, str]:
+    """Return the model that a session's next run is started with, as clients show it."""
+    model = agent.model_for(session.settings)
+    return {"modelProvider": model.provider, "model": model.id}
 
 
 def _check_model(context: Context, model: str | None) -> None:

@@ -66,6 +66,8 @@ def test_the_factory_makes_acp_agents(tmp_path: Path) -> None:
         ({}, "agents.main: .*command"),
         ({"command": []}, "agents.main.command"),
         ({"command": ["sh"], "pool": 0}, "pool"),
+        ({"command": ["sh"], "env": {"A=B": "x"}}, "agents.main: env: 'A=B' is no name"),
+        ({"command": ["sh"], "mcp_servers": {"m": {"command": "x", "env": {"": "x"}}}}, "no name"),
         ({"command": ["sh"], "comand": 1}, "comand"),
     ],
 )

@@ -106,6 +106,17 @@ def test_death_fails_all_runs_at_once(setup: Setup) -> None:
     assert not setup.backend.ready()
 
 
+def test_a_process_that_dies_before_it_is_ready_points_at_the_log(setup: Setup) -> None:
+    """Who waits for an agent that can not start is told where its reason stands."""
+    setup.backend.startService()
+    ends = setup.run()
+
+    setup.process.end(code=3)
+
+    told = "exit status 3, before it was ready: the log has what it said"
+    assert failure_of(ends).message == f"the process of agent main ended: {told}"
+
+
 def test_a_fresh_process_has_fresh_sessions(setup: Setup) -> None:
     """After a restart a session is opened again, with the history."""
     setup.start()

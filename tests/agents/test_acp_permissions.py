@@ -46,6 +46,8 @@ def test_the_command_is_shown() -> None:
     assert (split.command, split.argv, split.cwd) == ("rm 'a b'", ("rm", "a b"), "/w/y")
     assert asked(title="Edit a.txt", kind="edit").command == "Edit a.txt"
     assert asked(kind="edit").command == "edit"
+    assert asked(title="/w/a.txt", kind="edit").command == "edit /w/a.txt"
+    assert asked(title="a.txt", kind="other").command == asked(title="a.txt").command == "a.txt"
     assert approval_request({"toolCall": 5, "options": 6}, "/w").command == "a tool call"
     assert asked(rawInput={"command": [1, 2]}, title="odd").argv == ()
 

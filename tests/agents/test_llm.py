@@ -85,6 +85,7 @@ def test_a_server_of_ones_own_needs_no_key(libraries: Path) -> None:
         ({"model": "small"}, "PROVIDER:NAME"),
         ({"backend": "llm"}, "PROVIDER:NAME"),
         ({"model": "openai-chat:small"}, "api_key"),
+        (MODEL | {"base_url": "127.0.0.1:1/v1"}, "base_url: http://"),
         (MODEL | {"temperature": 3}, r"agents\.main\.temperature"),
         (MODEL | {"modle": "x"}, 'did you mean "model"'),
         (MODEL | {"models": [{"model": "ollama:x"}]}, "base_url: goes into|model: goes into"),

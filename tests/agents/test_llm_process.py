@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -169,6 +170,24 @@ def test_a_worker_runs_tools_and_goes_on_after_a_crash(provider: Provider, tmp_p
     roles = [message["role"] for message in provider.requests[2]["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
     assert worker.end() == 0
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
+    """A worker whose libraries do not fit into its limit says which key to raise, without a traceback."""
+    few = 1 << 26
+
+    done = subprocess.run(
+        [sys.executable, *WORKER_ARGV[1:]],
+        env={**os.environ, **import_path()},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (few, few)),
+    )
+
+    assert done.returncode == 1
+    assert "raise it" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

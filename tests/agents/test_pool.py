@@ -24,6 +24,7 @@ class Worker:
         self.ready = on_ready
         self._on_end = on_end
         self.failed = False
+        self.pid: int | None = 100 + number
         self.stopping = False
         self.sessions: set[tuple[str, str]] = set()
         self.work: dict[str, Deferred[Any]] = {}

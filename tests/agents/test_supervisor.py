@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 from gateway.agents.supervisor import Backoff, Supervisor
 from gateway.errors import BackendError
 from gateway.testing import FakeClock, FakeEntropy, result_of
+from tests.app.faults import Lines
 
 
 class Half(FakeEntropy):
@@ -31,6 +32,7 @@ class Worker:
         self.on_end = on_end
         self.refuse: OSError | None = None
         self.failed = False
+        self.pid: int | None = 4711
         self.calls: list[str] = []
 
     def start(self) -> None:
@@ -67,8 +69,10 @@ def test_a_worker_is_ready_when_it_says_so(setup: Setup) -> None:
     early = setup.supervisor.when_ready()
     assert setup.supervisor.ready is None
 
-    setup.workers[0].on_ready()
+    with Lines() as lines:
+        setup.workers[0].on_ready()
 
+    assert lines.texts == ["ready, pid=4711"]
     assert result_of(early) is setup.workers[0]
     assert result_of(setup.supervisor.when_ready()) is setup.workers[0]
     assert setup.workers[0].calls == ["start"]

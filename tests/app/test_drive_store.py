@@ -7,7 +7,7 @@ from typing import Any
 from weakref import ref
 
 from gateway.app.ends import STORE_PATIENCE_S
-from gateway.errors import StoreError
+from gateway.errors import BackendError, BackendErrorKind, StoreError
 from gateway.model import RunState, Usage
 from gateway.testing import result_of
 from tests.app.faults import Lines
@@ -125,6 +125,21 @@ def test_what_the_store_gets(gate: Gate) -> None:
         "usage": {"input": 3, "output": 4, "totalTokens": 7},
     }
     assert gate.runs.log.lost == 0
+
+
+def test_why_a_run_failed_is_logged(gate: Gate) -> None:
+    """The line of a failed run has the kind of its error and the provider's status, not its text."""
+    gate.client().send("hello")
+    detail = {"httpStatus": 429, "provider": "p"}
+
+    with Lines() as lines:
+        gate.live().done.errback(
+            BackendError("slow down", kind=BackendErrorKind.RATE_LIMIT, detail=detail)
+        )
+
+    (text,) = lines.texts
+    assert text.endswith(" state=failed errorKind=rate_limit httpStatus=429")
+    assert lines.events[0]["httpStatus"] == 429
 
 
 def test_the_end_is_logged(gate: Gate) -> None:

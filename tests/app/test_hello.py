@@ -55,6 +55,7 @@ def test_what_it_says(gate: Gate) -> None:
     table = gate.wiring.edge.dispatcher.table
     assert payload["features"]["methods"] == table.advertised()
     assert "chat.send" in payload["features"]["methods"]
+    assert payload["features"]["capabilities"] == ["published-model-catalog"]
     assert not {"connect", "chat.inject", "sessions.resolve"} & set(payload["features"]["methods"])
     assert {"agent", "chat", "tick", "shutdown"} <= set(payload["features"]["events"])
     assert payload["policy"] == {

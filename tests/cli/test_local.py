@@ -84,6 +84,25 @@ def test_a_bad_configuration(ctl, tmp_path, text, keys):
     assert all(path in line and key in line for line, key in zip(lines, keys, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("command = ['no-such-program-here']", "agents.a.command: no such program"),
+        ("command = ['sh']\nenv = { K = { env = 'NO_SUCH_KEY' } }", "NO_SUCH_KEY is not set"),
+    ],
+)
+def test_what_is_missing_on_this_host(ctl, tmp_path, table, text):
+    """A right table whose program or key is not here is ok, with a warning of it."""
+    path = write_config(tmp_path, f"[agents.a]\nbackend = 'acp'\n{table}")["GATEWAY_CONFIG"]
+
+    result = ctl("config", "check", path)
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: the gateway would not start on this host: ")
+    assert text in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_missing_configuration(ctl, tmp_path):
     """A file that is not there is a problem like any other."""
     result = ctl("config", "check", str(tmp_path / "none.toml"))

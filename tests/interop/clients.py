@@ -37,6 +37,10 @@ class OpenClaw:
         """Run ``gateway usage-cost``."""
         return self._run("gateway", "usage-cost", *options, *self._address(None))
 
+    def models(self, *options: str) -> Finished:
+        """Run ``models list``, which only the newer command asks the gateway; its address is configured."""
+        return self._run("models", "list", *options)
+
     def agent(self, message: str, *options: str) -> Finished:
         """Run ``agent --message``; the gateway's address comes from the configuration file.
 

@@ -95,6 +95,16 @@ def test_agent_finds_the_default_agent(
     assert [run["state"] for run in gateway.ended_runs(MAIN)[before:]] == ["done"]
 
 
+def test_models_list_shows_the_models_of_the_agents(
+    make_client: Callable[[Generation], OpenClaw],
+) -> None:
+    """The newer command ``models list`` wants a capability of the gateway, and shows its agents' models."""
+    done = make_client(V4).models("--json")
+
+    assert done.stdout.startswith("{"), done
+    assert [model["key"] for model in json.loads(done.stdout)["models"]] == ["demo/demo"]
+
+
 def test_gateway_usage_cost_shows_what_was_used(openclaw: OpenClaw, gateway: Gateway) -> None:
     """The command ``gateway usage-cost`` reads the tokens of what was said before, as JSON and for people."""
     openclaw.agent("three small words", "--agent", "main")

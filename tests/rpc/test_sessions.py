@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.model import ModelInfo
 from tests.app.harness import Client, Gate, assert_fits
 
 MAIN = "agent:main:main"
@@ -105,6 +106,31 @@ def test_a_patch_sets_and_clears(gate: Gate, client: Client) -> None:
     cleared = client.ok("sessions.patch", {"key": "main", "thinkingLevel": None})
     assert "thinkingLevel" not in cleared["entry"]
     assert cleared["entry"]["verboseLevel"] == "on"
+
+
+@pytest.mark.parametrize(
+    ("asked", "answers"),
+    [
+        ("p/small", ("small", 9)),
+        ("small", ("small", 9)),
+        ("p/none", ("big", 99)),
+        (None, ("big", 99)),
+    ],
+)
+def test_a_session_shows_the_model_that_answers_it(
+    gate: Gate, client: Client, asked: str | None, answers: tuple[str, int]
+) -> None:
+    """After `/model` a session has the model that was asked for, if its agent offers it, and its window."""
+    gate.backend.models = tuple(
+        ModelInfo(id=name, name=name, provider="p", context_window=window)
+        for name, window in (("big", 99), ("small", 9))
+    )
+
+    patched = client.ok("sessions.patch", {"key": "main", "model": asked})
+
+    assert patched["resolved"] == {"modelProvider": "p", "model": answers[0]}
+    (row,) = client.ok("sessions.list", {})["sessions"]
+    assert (row["model"], row["contextTokens"]) == answers
 
 
 def test_dangerous_settings_need_an_admin(gate: Gate) -> None:
