@@ -221,8 +221,15 @@ class CompactSink:
     def bind(self, agent_session: str | None) -> None:
         """Remember the backend's name of the conversation with the session."""
         if self._open:
-            key, session_id = self._session.key, self._session.session_id
-            bind(self._runs.store, key, session_id, kind=self._kind, name=agent_session)
+            session = self._session
+            bind(
+                self._runs.store,
+                session.key,
+                session.session_id,
+                kind=self._kind,
+                name=agent_session,
+                revision=session.lifecycle_revision,
+            )
 
     def compacted(self, compaction: Compaction) -> Deferred[None]:
         """Take the summary; it is noted when the backend is done."""

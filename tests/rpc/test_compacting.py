@@ -235,6 +235,29 @@ def test_a_session_that_begins_anew(gate: Gate, client: Client) -> None:
     assert gate.messages() == []
 
 
+def test_a_binding_to_a_session_that_begins_anew(gate: Gate, client: Client) -> None:
+    """What the agent calls the conversation that is over is not kept for the one that begins."""
+    kept: list[Any] = []
+    working: Deferred[Any] = Deferred()
+
+    def compact(request: RunRequest, sink: Any) -> Any:
+        kept.append(sink)
+        return working
+
+    compacts(gate, compact)
+    client.call("sessions.compact", {"key": "main"})
+    before = result_of(gate.store.get_session(KEY))
+    client.ok("sessions.reset", {"key": "main"})
+    kept[0].bind("of what is over")
+    working.callback(None)
+
+    after = result_of(gate.store.get_session(KEY))
+    assert before is not None
+    assert after is not None
+    assert after.session_id == before.session_id
+    assert bound(gate) is None
+
+
 def test_a_session_that_goes_while_it_is_waited_for(gate: Gate, client: Client) -> None:
     """A session that there is not, or not any more, has nothing to shorten."""
     compacts(gate, lambda request, sink: succeed(DONE))
