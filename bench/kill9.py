@@ -10,7 +10,7 @@ was not answered is sent again under its key, every run is waited for, and the a
 - a message that was accepted is in its transcript, once, and its run has one end;
 - no run was given to the agent twice (on the agent ``again``, whose runs are run again after a crash, and of
   messages that are to be collected or to steer: not more than twice), and one that ended well was answered in
-  the transcript, once; of one that was collected the answer may have been interrupted, and one that steered, or
+  the transcript, once; of one that was collected the answer may have been interrupted; one that steered, or
   was interrupted by another message, need not have an answer;
 - no client saw two ends of one run, or another end than the one that is stored;
 - every stored log is numbered 1, 2, 3 ... and has one end, its last event.
