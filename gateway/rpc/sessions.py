@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from gateway.app.agents import Agent
 from gateway.app.context import Context
 from gateway.app.notices import viewer_of
 from gateway.core.access import ADMIN, READ, WRITE
@@ -17,7 +18,7 @@ from gateway.core.sessionrow import session_entry
 from gateway.core.transcript import preview, text_of
 from gateway.errors import InvalidRequest
 from gateway.model import Message, Session, SessionPage, SessionQuery
-from gateway.rpc.common import MAX_OFFSET, agent_for, session_key
+from gateway.rpc.common import MAX_OFFSET, agent_for, check_model, session_key
 from gateway.rpc.history import agent_defaults
 from gateway.rpc.session_params import (
     SessionsCreateParams,
@@ -121,7 +122,7 @@ async def sessions_create(context: Context, params: SessionsCreateParams) -> dic
         "sessionId": session.session_id,
         "entry": session_entry(session),
         "runStarted": False,
-        "resolved": {"modelProvider": agent.model.provider, "model": agent.model.id},
+        "resolved": _resolved(agent, session),
     }
 
 
@@ -210,7 +211,7 @@ async def sessions_patch(context: Context, params: SessionsPatchParams) -> dict[
     changes = params.changes()
     apply_patch({}, changes, protocol=protocol, key=key)
     if protocol >= 4:
-        _check_model(context, changes.get("model"))
+        check_model(context, changes.get("model"))
     expected_id = given(params.expected_session_id, None)
     expected_revision = given(params.expected_lifecycle_revision, None)
 
@@ -226,7 +227,7 @@ async def sessions_patch(context: Context, params: SessionsPatchParams) -> dict[
         "path": "store",
         "key": key,
         "entry": session_entry(session),
-        "resolved": {"modelProvider": agent.model.provider, "model": agent.model.id},
+        "resolved": _resolved(agent, session),
     }
 
 
@@ -249,7 +250,7 @@ async def sessions_reset(context: Context, params: SessionsResetParams) -> dict[
     session = await services.sessions.reset(key, reason=reason, keep_id=four, check=check)
     answer: dict[str, Any] = {"ok": True, "key": key, "entry": session_entry(session)}
     if four:
-        answer["resolved"] = {"modelProvider": agent.model.provider, "model": agent.model.id}
+        answer["resolved"] = _resolved(agent, session)
     return answer
 
 
@@ -330,12 +331,10 @@ def _check_unchanged(
         raise InvalidRequest("session changed", details={"reason": "session-changed"})
 
 
-def _check_model(context: Context, model: str | None) -> None:
-    """Raise InvalidRequest for a model of a provider that no agent has (version 4's rule)."""
-    provider, slash, _ = (model or "").partition("/")
-    providers = {known.provider for known in context.services.agents.models()}
-    if slash and provider not in providers:
-        raise InvalidRequest(f'Unknown provider "{provider[:64]}". Use /models to list providers.')
+def _resolved(agent: Agent, session: Session) -> dict[str, str]:
+    """Return the model that a run of the session is answered with."""
+    model = agent.chosen(session.settings.get("model"))
+    return {"modelProvider": model.provider, "model": model.id}
 
 
 def _refuse_webchat(context: Context, what: str) -> None:

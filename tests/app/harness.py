@@ -244,7 +244,9 @@ class ScriptedBackend(Service):
     reruns = True
 
     def __init__(self, script: Callable[[Live], Any] | None = None) -> None:
-        self.models = (ModelInfo(id="echo-1", name="Echo", provider="fake", context_window=1000),)
+        self.models: tuple[ModelInfo, ...] = (
+            ModelInfo(id="echo-1", name="Echo", provider="fake", context_window=1000),
+        )
         self.script = script
         self.live: dict[str, Live] = {}
         self.started: list[str] = []
