@@ -14,7 +14,7 @@ from tests.app.harness import ScriptedBackend
 def make_agent(agent_id: str, *models: ModelInfo) -> Agent:
     """Return an agent that answers with some models."""
     backend = ScriptedBackend()
-    backend.models = models  # type: ignore[assignment]
+    backend.models = models
     return Agent(agent_id, agent_id.title(), "scripted", backend, 60.0)
 
 

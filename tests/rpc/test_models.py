@@ -183,7 +183,7 @@ class Asking(ScriptedBackend):
         return self.answer.addCallback(self._take)
 
     def _take(self, models: Sequence[ModelInfo]) -> Sequence[ModelInfo]:
-        self.models = tuple(models)  # type: ignore[assignment]
+        self.models = tuple(models)
         return models
 
 
