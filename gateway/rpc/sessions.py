@@ -244,7 +244,7 @@ async def sessions_reset(context: Context, params: SessionsResetParams) -> dict[
 
     # Twice: before a run is stopped in vain, and where nobody can come between check and change.
     check(await services.sessions.get(key))
-    services.runs.abort_session(key, "reset")
+    await services.runs.vacate(key, "reset")
     four = context.caller.protocol >= 4
     reason = given(params.reason, "reset")
     session = await services.sessions.reset(key, reason=reason, keep_id=four, check=check)
@@ -273,7 +273,7 @@ async def sessions_delete(context: Context, params: SessionsDeleteParams) -> dic
 
     # Twice: before a run is stopped in vain, and where nobody can come between check and deletion.
     check(await services.sessions.get(key))
-    if services.runs.abort_session(key, "delete"):
+    if await services.runs.vacate(key, "delete"):
         updated_at = None  # the ends of the runs changed it
     deleted = await services.sessions.delete(
         key, delete_transcript=given(params.delete_transcript, True), check=check
