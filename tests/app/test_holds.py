@@ -115,7 +115,7 @@ def test_messages_to_a_session_that_is_held(gate: Gate, mode: str) -> None:
 
 
 def test_messages_behind_a_hold_that_waits(gate: Gate) -> None:
-    """Messages that came after a hold was asked for are not collected with those before it."""
+    """Messages that came after a hold was asked for are not collected before it."""
     client = gate.client()
     client.send("one", run="r1")
     client.send("two", run="r2", queueMode="collect")
@@ -132,3 +132,17 @@ def test_messages_behind_a_hold_that_waits(gate: Gate) -> None:
 
     assert texts == "two"
     assert (before, gate.backend.started) == (["r1", "r2"], ["r1", "r2", "r3"])
+
+
+def test_what_a_session_is_held_for_is_ended(gate: Gate) -> None:
+    """Whoever wants a session free ends the work, once, where it can be ended and has not been."""
+    stops: list[str] = []
+    hold = result_of(gate.runs.hold(KEY, "h"))
+    before = gate.runs.holds.stop(KEY)
+    hold.stopped_by(lambda: stops.append("stopped"))
+    ended = [gate.runs.holds.stop(KEY) for _ in range(2)]
+    hold.stopped_by(lambda: stops.append("too late"))
+    hold.release()
+
+    assert (before, ended, stops) == ([], [["h"], []], ["stopped"])
+    assert (hold.stopped, hold.stop(), gate.runs.holds.stop(KEY)) == (True, False, [])
