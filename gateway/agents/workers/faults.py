@@ -65,7 +65,7 @@ _SIZES = (
 
 
 class EmptyAnswer(failures.UnexpectedModelBehavior):
-    """The model's answer has neither text nor tool calls."""
+    """The model's answer has neither text nor tool calls, or has no end."""
 
 
 class StreamCut(failures.ModelConnectionError):
