@@ -1,8 +1,8 @@
 """The tool calls of one turn, as an agent program reports them, put into reports for clients.
 
 A call is told as ``{phase: start, name, toolCallId, args, title?, kind?, locations?}``, any number of
-``{phase: update, …, partialResult}`` and ``{phase: result, …, result, isError}``. ``name`` is the tool's where
-the agent tells it (``_meta.gateway.toolName``), else ACP's kind of tool. What the agent sends
+``{phase: update, …, partialResult}`` and ``{phase: result, …, result, isError}``. ``name`` is the tool's
+where the agent tells it (``_meta.gateway.toolName``), else ACP's kind of tool. What the agent sends
 replaces what it sent before, field by field, so a call keeps its latest content, bounded.
 """
 

@@ -16,9 +16,6 @@ import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 
-for library in ("pydantic_ai", "openai", "fastmcp", "mcp.server.mcpserver"):
-    pytest.importorskip(library)
-
 from gateway.agents.llm import LlmFactory
 from gateway.agents.llmconfig import LlmConfig
 from gateway.agents.mcpconfig import McpServer
@@ -28,6 +25,9 @@ from tests.agents.fakes import RecordingSink, make_environment, run_request
 from tests.integration.daemon import free_port, probe, until
 
 pytestmark = [pytest.mark.model, pytest.mark.integration]
+
+for library in ("pydantic_ai", "openai", "fastmcp", "mcp.server.mcpserver"):
+    pytest.importorskip(library)
 
 reactor: Any = installed_reactor
 SCRIPT = str(Path(__file__).parent.parent / "agents" / "mcp_library_server.py")

@@ -41,7 +41,7 @@ Notify = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
 MAX_ANSWER_CHARS = 4_000_000
-"""What one answer may have of text, thoughts and arguments of tool calls; the gateway takes no longer text."""
+"""What one answer may have of text, thoughts and arguments of tool calls, in all."""
 
 
 class Restarted(PartStartEvent):
