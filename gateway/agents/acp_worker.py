@@ -241,7 +241,7 @@ class AcpWorker:
             acp_id = session.acp_id
             if acp_id is not None and session.bound and request.agent_session is None:
                 # The gateway was told to begin anew: by a reset, or a compaction of its own.
-                self._close(acp_id)
+                self._close(acp_id, for_good=True)
                 session.begin_anew()
                 acp_id = None
             if acp_id is None:
@@ -365,9 +365,9 @@ class AcpWorker:
         if turn is not None:
             turn.update(update)
 
-    def _close(self, acp_id: str) -> None:
+    def _close(self, acp_id: str, for_good: bool) -> None:
         if self._opener is not None and self._error is None:
-            self._opener.close(acp_id)
+            self._opener.close(acp_id, for_good=for_good)
 
     def _stuck(self) -> None:
         self._kill("did not answer a cancelled prompt")
