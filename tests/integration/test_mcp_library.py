@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as installed_reactor
-from twisted.internet.defer import Deferred
 
 from gateway.agents.llm import LlmFactory
 from gateway.agents.llmconfig import LlmConfig
@@ -22,7 +20,7 @@ from gateway.agents.mcpconfig import McpServer
 from gateway.runtime import SystemClock
 from tests.agents.fake_provider import Behaviour, FakeProvider
 from tests.agents.fakes import RecordingSink, make_environment, run_request
-from tests.integration.daemon import free_port, probe, until
+from tests.integration.daemon import free_port, probe, until, waited
 
 pytestmark = [pytest.mark.model, pytest.mark.integration]
 
@@ -43,11 +41,6 @@ def address() -> Iterator[str]:
         until(lambda: probe(port, "/mcp").status, 20)
         yield f"http://127.0.0.1:{port}/mcp"
         process.kill()
-
-
-def waited(work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
-    """Do what belongs to asyncio, whose loop the reactor runs on."""
-    return Deferred.fromFuture(asyncio.ensure_future(work))
 
 
 @pytest_twisted.ensureDeferred
