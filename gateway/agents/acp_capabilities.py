@@ -14,7 +14,8 @@ class Capabilities(NamedTuple):
     """What an agent can do.
 
     ``load`` to ``http`` are ACP's; ``history`` (takes the conversation when it opens a session),
-    ``events``, ``steer``, ``compact`` and ``models`` are of agents that were made for the gateway.
+    ``events``, ``steer``, ``compact``, ``models`` and ``forget`` are of agents that were made for the
+    gateway.
     """
 
     name: str | None = None
@@ -30,6 +31,7 @@ class Capabilities(NamedTuple):
     steer: bool = False
     compact: bool = False
     models: bool = False
+    forget: bool = False
     logins: tuple[str, ...] = ()
     """The ways to log in that it names, for people."""
 
@@ -64,6 +66,7 @@ def read_capabilities(answer: Any) -> Capabilities:
         steer=ours.get("steer") is True,
         compact=ours.get("compact") is True,
         models=ours.get("models") is True,
+        forget=ours.get("forget") is True,
         logins=_logins(shape.get("authMethods")),
     )
 

@@ -78,13 +78,21 @@ class Opener:
             sink.bind(bound)
         return known
 
-    def close(self, acp_id: str) -> None:
-        """Tell the agent that a session is not used any more, if it wants to know."""
-        if self._can.close:
-            closed = self._rpc.request("session/close", {"sessionId": acp_id}, CLOSE_S)
-            closed.addErrback(
-                lambda failure: self._log.debug("no close: {error!s:.200}", error=failure.value)
-            )
+    def close(self, acp_id: str, *, for_good: bool = False) -> None:
+        """Tell the agent that a session is not used any more, if it wants to know.
+
+        ``for_good``: nobody will ask for it again, so that an agent of ours need not keep it.
+        """
+        if for_good and self._can.forget:
+            method = "_gateway/forget"
+        elif self._can.close:
+            method = "session/close"
+        else:
+            return
+        closed = self._rpc.request(method, {"sessionId": acp_id}, CLOSE_S)
+        closed.addErrback(
+            lambda failure: self._log.debug("no close: {error!s:.200}", error=failure.value)
+        )
 
     async def settle(self, session: AgentSession, request: RunRequest) -> Notices:
         """Set the model and the thinking that a request asks for, where the agent offers them."""

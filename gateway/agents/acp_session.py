@@ -58,10 +58,13 @@ class AgentSession:
 class SessionTable:
     """The sessions of one process by session key: bounded, least recently used first.
 
-    ``on_forget`` is called with the agent's id of a session that is opened there and forgotten here.
+    ``on_forget`` is called with the agent's id of a session that is opened there and forgotten here, and
+    whether that is for good: another session has its key.
     """
 
-    def __init__(self, on_forget: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, on_forget: Callable[[str, bool], None] = lambda _id, _for_good: None
+    ) -> None:
         self._on_forget = on_forget
         self._sessions: OrderedDict[str, AgentSession] = OrderedDict()
 
@@ -82,7 +85,7 @@ class SessionTable:
         """
         session = self._sessions.get(key)
         if session is None or session.session_id != session_id:
-            self._let_go(session)
+            self._let_go(session, for_good=True)
             session = self._sessions[key] = AgentSession(session_id)
         elif len(session.lock.waiting) >= MAX_WAITING:
             raise BackendError("too many turns wait for the agent in this session")
@@ -100,18 +103,18 @@ class SessionTable:
         """A turn is over: let the next of its session go on. One that was dropped goes with its last turn."""
         session.lock.release()
         if session.dropped and not session.busy:
-            self._forget(session)
+            self._forget(session, for_good=True)
 
-    def _let_go(self, session: AgentSession | None) -> None:
+    def _let_go(self, session: AgentSession | None, *, for_good: bool) -> None:
         if session is not None and session.busy:
             session.dropped = True
         elif session is not None:
-            self._forget(session)
+            self._forget(session, for_good=for_good)
 
-    def _forget(self, session: AgentSession) -> None:
+    def _forget(self, session: AgentSession, *, for_good: bool) -> None:
         acp_id, session.acp_id = session.acp_id, None
         if acp_id is not None:
-            self._on_forget(acp_id)
+            self._on_forget(acp_id, for_good)
 
     def _evict(self, keep: str) -> None:
         idle = (key for key, each in self._sessions.items() if not each.busy and key != keep)
@@ -119,7 +122,7 @@ class SessionTable:
         if key is None:
             del self._sessions[keep]
             raise BackendError(f"the agent has {MAX_SESSIONS} turns going on at once")
-        self._let_go(self._sessions.pop(key))
+        self._let_go(self._sessions.pop(key), for_good=False)
 
 
 def bound_name(agent: str, session_id: str, acp_id: str) -> str:

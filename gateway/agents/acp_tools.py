@@ -1,7 +1,8 @@
 """The tool calls of one turn, as an agent program reports them, put into reports for clients.
 
 A call is told as ``{phase: start, name, toolCallId, args, title?, kind?, locations?}``, any number of
-``{phase: update, …, partialResult}`` and ``{phase: result, …, result, isError}``. What the agent sends
+``{phase: update, …, partialResult}`` and ``{phase: result, …, result, isError}``. ``name`` is the tool's
+where the agent tells it (``_meta.gateway.toolName``), else ACP's kind of tool. What the agent sends
 replaces what it sent before, field by field, so a call keeps its latest content, bounded.
 """
 
@@ -107,8 +108,10 @@ class ToolCalls:
             self._pacer.report(self._summary, key="tools-left-out")
 
     def _start(self, id_: str, update: dict[str, Any]) -> _Call:
-        kind = text_of(update.get("kind"))
-        call = _Call(id_, (kind or "other")[:100], not self._pacer.crowded)
+        ours = mapping(mapping(update.get("_meta")).get("gateway"))
+        kind = (text_of(update.get("kind")) or "other")[:100]
+        name = text_of(ours.get("toolName")) or kind
+        call = _Call(id_, name[:100], not self._pacer.crowded)
         self._calls[id_] = call
         if len(self._calls) > TOOL_CALLS:
             self._forget()
@@ -116,6 +119,8 @@ class ToolCalls:
             self._leave_out(call.name)
             return call
         start = call.shape("start") | {"args": bounded(update.get("rawInput") or {})}
+        if call.name != kind:
+            start["kind"] = kind
         title = text_of(update.get("title"))
         if title is not None:
             start["title"] = call.title = title[:TITLE_CHARS]

@@ -242,7 +242,7 @@ class AcpWorker:
             acp_id = session.acp_id
             if acp_id is not None and session.bound and request.agent_session is None:
                 # The gateway was told to begin anew: by a reset, or a compaction of its own.
-                self._close(acp_id)
+                self._close(acp_id, for_good=True)
                 session.begin_anew()
                 acp_id = None
             if acp_id is None:
@@ -270,7 +270,7 @@ class AcpWorker:
             sink,
             self._clock,
             log=self._log,
-            on_stuck=self._stuck,
+            on_stuck=lambda: self._kill("did not answer a cancelled prompt"),
             read=read,
             terminal=lambda terminal_id: self._terminals.text(acp_id, terminal_id),
         )
@@ -367,12 +367,9 @@ class AcpWorker:
         if turn is not None:
             turn.update(update)
 
-    def _close(self, acp_id: str) -> None:
+    def _close(self, acp_id: str, for_good: bool) -> None:
         if self._opener is not None and self._error is None:
-            self._opener.close(acp_id)
-
-    def _stuck(self) -> None:
-        self._kill("did not answer a cancelled prompt")
+            self._opener.close(acp_id, for_good=for_good)
 
     def _hung(self) -> None:
         self._kill("showed no sign of life for too long", BackendErrorKind.TIMEOUT)

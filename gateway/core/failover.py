@@ -15,7 +15,7 @@ from gateway.core.cooldown import CooldownPolicy, Cooldowns, Failure
 
 MIN_ATTEMPT_S = 0.5
 """With less time than this left, no further attempt begins."""
-DETAIL_CHARS = 120
+DETAIL_CHARS = 240
 MESSAGE_CHARS = 1_000
 
 _OF_KEY = frozenset({Failure.AUTH, Failure.BILLING, Failure.RATE_LIMIT})

@@ -12,6 +12,7 @@ from gateway.errors import BackendError
 
 def test_everything_that_an_agent_can() -> None:
     """Capabilities of ACP, of our own agents, and the ways to log in are read."""
+    ours = ("history", "events", "steer", "compact", "models", "forget")
     answer = {
         "protocolVersion": 1,
         "agentCapabilities": {
@@ -19,9 +20,7 @@ def test_everything_that_an_agent_can() -> None:
             "promptCapabilities": {"image": True, "audio": True, "embeddedContext": True},
             "mcpCapabilities": {"http": True},
             "sessionCapabilities": {"resume": {}, "close": {}},
-            "_meta": {
-                "gateway": dict.fromkeys(("history", "events", "steer", "compact", "models"), True)
-            },
+            "_meta": {"gateway": dict.fromkeys(ours, True)},
         },
         "agentInfo": {"name": "agent"},
         "authMethods": [{"id": "x", "name": "OAuth"}, {"id": "key"}, 5],

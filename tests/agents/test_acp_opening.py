@@ -192,7 +192,31 @@ def test_sessions_that_are_forgotten_are_closed(setup: Setup) -> None:
         turn(f"s{number}", session_key=f"k{number}")
     setup.run(session_key="one more")
 
-    assert process.messages()[0]["params"] == {"sessionId": "second"}
+    last = process.messages()[0]
+    assert (last["method"], last["params"]) == ("session/close", {"sessionId": "second"})
+
+
+def test_an_agent_of_ours_keeps_nothing_of_a_session_that_began_anew(setup: Setup) -> None:
+    """It is told to forget a conversation that nobody can ask for again, and only such."""
+    process = setup.start(initialized("history", "forget", sessionCapabilities={"close": {}}))
+
+    def turn(acp_id: str, **changes: Any) -> None:
+        setup.run(**changes)
+        process.answer(setup.open(acp_id)["id"], {"stopReason": "end_turn"})
+
+    turn("first")
+    setup.run(session_id="session-2")
+    forget, new = process.messages()
+    assert (forget["method"], forget["params"]) == ("_gateway/forget", {"sessionId": "first"})
+    process.answer(forget["id"], {})
+    process.answer(new["id"], {"sessionId": "second"})
+    process.answer(setup.prompt()["id"], {"stopReason": "end_turn"})
+    for number in range(MAX_SESSIONS - 1):
+        turn(f"s{number}", session_key=f"k{number}")
+    setup.run(session_key="one more")
+
+    last = process.messages()[0]
+    assert (last["method"], last["params"]) == ("session/close", {"sessionId": "second"})
 
 
 OPTION = {

@@ -67,6 +67,14 @@ def test_a_tool_call_starts_updates_and_ends(turn: Turn) -> None:
     ]
 
 
+def test_a_tool_goes_by_its_name_where_the_agent_tells_it(turn: Turn) -> None:
+    """An agent of ours names its tools; ACP's kind is told beside the name."""
+    turn.call(kind="execute", _meta={"gateway": {"toolName": "shell"}})
+
+    ((_, start),) = turn.sink.events
+    assert (start["name"], start["kind"]) == ("shell", "execute")
+
+
 def test_the_result_has_what_was_told_before(turn: Turn) -> None:
     """An end that says nothing new keeps the content of the updates; what comes after it is left out."""
     turn.call()

@@ -126,6 +126,7 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> Deferred[None]:
         (Behaviour(words=("some ", "words"), cut_after=1), "server_error", 1),
         (Behaviour(words=("some ", "words"), stall_after=1), "timeout", 1),
         (Behaviour(words=("some ", "words"), malformed_after=1), "server_error", 1),
+        (Behaviour(words=("x" * 1_000_001,) * 5), "empty_response", 1),
     ],
 )
 def test_each_failure_goes_on_with_the_next_model(

@@ -176,6 +176,23 @@ def test_a_message_too_long_for_an_unknown_window_ends_after_few_requests() -> D
     return run(lambda: [spec_of(provider)], scenario, provider)
 
 
+def test_a_server_may_come_back_with_a_larger_window() -> Deferred[None]:
+    """What a server once said of its window keeps no later message from it."""
+    provider = FakeProvider(OK, window=300)
+
+    async def scenario(worker: Worker) -> None:
+        session_id = await worker.client.open()
+        assert "error" in await worker.say(session_id, "x " * 2000)
+        provider.window = None
+        assert "result" in await worker.say(session_id, "x " * 2000)
+        assert "result" in await worker.say(session_id, "y")
+
+        assert len(provider.requests) == 3
+        assert worker.events("compaction") == []
+
+    return run(lambda: [spec_of(provider)], scenario, provider)
+
+
 def test_a_larger_model_takes_what_can_not_be_shortened() -> Deferred[None]:
     """The next candidate with a larger window gets the message as it is; a smaller one is not asked."""
     small, tiny, large = FakeProvider(window=300), FakeProvider(window=200), FakeProvider(OK)

@@ -154,5 +154,5 @@ def test_what_the_provider_said_is_short_and_without_secrets() -> None:
     fault = classify(error, ("sk-SECRET", ""))
 
     assert fault.detail.startswith("HTTP 429: key [secret] xxx")
-    assert len(fault.detail) == 130
+    assert len(fault.detail) == 250
     assert fault.retry_after_s == 7.0

@@ -173,6 +173,8 @@ def test_directories_are_listed_and_searched(tmp_path: Path) -> Deferred[None]:
         assert found[0] == "src/a.py:2: the Needle"
         assert len(found) == 201
         assert found[-1] == "[there are more matches than these 200]"
+        found = (await tools.search("Needle", path=str(tmp_path / "src"), name="*.py")).splitlines()
+        assert found == [f"{tmp_path}/src/a.py:2: the Needle"]
         assert await tools.search("nothing at all") == "[nothing found]"
         with pytest.raises(ToolFailed):
             await tools.search("")
@@ -285,10 +287,25 @@ def test_an_abort_ends_a_command_at_once(tmp_path: Path) -> Deferred[None]:
 
         client.cancel(session_id)
         assert (await client.answer(id_))["result"] == {"stopReason": "cancelled"}
-        assert [pid for pid in pids.read_text().split() if alive(int(pid))] == []
+        while any(alive(int(pid)) for pid in pids.read_text().split()):
+            await asyncio.sleep(0.01)
 
         await client.answer(client.prompt(session_id, "next"))
         assert [outcome for outcome, _ in returns(model)] == ["interrupted"]
+
+    return talk(model, scenario, workspace=str(tmp_path), shell="allow")
+
+
+def test_what_a_command_leaves_behind_holds_nothing_up(tmp_path: Path) -> Deferred[None]:
+    """A program that it put into the background and that holds its output is ended with the command."""
+    step = call("shell", command="sleep 60 & echo $! > pid; echo begun")
+    model = Model("fine", steps=[[step]])
+
+    async def scenario(client: Client) -> None:
+        await client.answer(client.prompt(await client.open(), "serve"))
+        assert returns(model) == [("success", "exit status 0\nbegun\n")]
+        while alive(int((tmp_path / "pid").read_text())):
+            await asyncio.sleep(0.01)
 
     return talk(model, scenario, workspace=str(tmp_path), shell="allow")
 

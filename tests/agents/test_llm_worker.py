@@ -26,6 +26,7 @@ from pydantic_ai.usage import RequestUsage
 
 from gateway.agents.llmspec import ModelSpec
 from gateway.agents.workers.agent import MAX_SESSIONS
+from gateway.agents.workers.content import Paragraphs
 from gateway.agents.workers.conversation import MAX_CHARS, Conversation
 from gateway.agents.workers.models import Candidate, build_model
 from gateway.agents.workers.usage import TurnUsage
@@ -288,7 +289,7 @@ def other_model(model: Model, **facts: Any) -> Candidate:
 
 
 def test_a_turn_may_ask_for_another_model() -> Deferred[None]:
-    """A prompt's model goes first, by its whole name or its id; one that is not there is refused by name."""
+    """A prompt's model goes first, by its name or its id; one that is gone is told of and changes nothing."""
     first, other = Model("first"), Model("other")
 
     async def scenario(client: Client) -> None:
@@ -296,8 +297,11 @@ def test_a_turn_may_ask_for_another_model() -> Deferred[None]:
         for wanted in ("fake/other", "other"):
             answer = await client.answer(client.prompt(session_id, "x", model=wanted))
             assert answer["result"]["_meta"]["gateway"]["model"] == "other"
-        error = (await client.answer(client.prompt(session_id, "x", model="fake/none")))["error"]
-        assert error["message"] == "the agent has no model fake/none; it has fake/m, fake/other"
+        answer = await client.answer(client.prompt(session_id, "x", model="fake/none"))
+        assert answer["result"]["_meta"]["gateway"]["model"] == "m"
+        text = "the agent has no model fake/none; it answers with its own: fake/m, fake/other"
+        notice = {"stream": "notice", "data": {"kind": "model", "text": text}}
+        await client.seen(lambda each: each.get("params", {}).items() >= notice.items())
         answer = await client.answer(client.prompt(session_id, "x"))
         assert answer["result"]["_meta"]["gateway"]["model"] == "m"
 
@@ -383,11 +387,26 @@ def test_a_turn_that_goes_on_is_steered() -> Deferred[None]:
         wait.set()
 
         assert (await client.answer(id_))["result"]["stopReason"] == "end_turn"
-        assert client.chunks() == ["first", "done"]
+        assert client.chunks() == ["first", "\n\ndone"]
         assert model.texts()[-1] == ("user", "rather this")
         assert (await client.ask("_gateway/steer", params))["result"] == {"accepted": False}
 
     return talk(model, scenario)
+
+
+def test_what_is_said_around_a_steered_message_is_apart() -> None:
+    """Once, and again after the answer was taken back; around a tool call the gateway does it."""
+    apart = Paragraphs()
+    assert apart.before() == ""
+    apart.steered()
+    apart.request()
+    assert [apart.before(), apart.before()] == ["\n\n", ""]
+    apart.taken_back()
+    assert apart.before() == "\n\n"
+    apart.tool()
+    apart.steered()
+    apart.request()
+    assert apart.before() == ""
 
 
 def test_a_steered_message_outlives_an_abort() -> Deferred[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -11,12 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 import gateway
@@ -306,6 +308,11 @@ async def soon(
     while not condition():
         assert time.monotonic() < deadline, report()
         await deferLater(reactor, POLL_S, lambda: None)
+
+
+def waited(work: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+    """Do what belongs to asyncio, whose loop the reactor runs on."""
+    return Deferred.fromFuture(asyncio.ensure_future(work))
 
 
 def free_port() -> int:

@@ -75,6 +75,7 @@ async def test_a_turn_with_tools_is_steered_and_outlives_the_process(
     assert sink.asked[0].command == "cat a.txt"
     ends = [data for stream, data in sink.events if stream == "tool" and data["phase"] == "result"]
     assert [data["isError"] for data in ends] == [False, False]
+    assert [data["name"] for data in ends] == ["write", "shell"]
     assert "exit status 0\nhi" in json.dumps(ends[1], ensure_ascii=False).replace("\\n", "\n")
     assert provider.requests[2]["messages"][-1] == {"role": "user", "content": "also this"}
     assert result.usage.context_tokens == 12

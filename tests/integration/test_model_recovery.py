@@ -41,6 +41,7 @@ async def serving(tmp_path: Path, config: LlmConfig) -> Any:
 async def test_a_long_conversation_goes_on(tmp_path: Path) -> None:
     """A model with a window of 512 tokens answers turn after turn; older ones become a summary it made."""
     sinks = []
+    bound: str | None = None
     with llama_server(n_ctx=512, n_parallel=1) as url:
         config = LlmConfig(
             model=f"openai-chat:{MODEL}",
@@ -57,7 +58,9 @@ async def test_a_long_conversation_goes_on(tmp_path: Path) -> None:
                     f"{number}. "
                     + "The old ship sailed over the quiet sea to find a green island. " * 8
                 )
-                result = await backend.start(run_request(text), sinks[-1])
+                request = run_request(text, agent_session=bound)
+                result = await backend.start(request, sinks[-1])
+                bound = sinks[-1].bound[-1] if sinks[-1].bound else bound
                 assert result.usage.context_tokens <= 512
                 assert sinks[-1].parts
 

@@ -109,7 +109,8 @@ async def test_a_turn_of_a_real_model(llama: str, serving: Serve) -> None:
         assert 5 < result.usage.output_tokens <= 40
         assert (result.provider, result.model) == ("openai-chat", MODEL)
 
-        again = await backend.start(run_request("And then"), RecordingSink())
+        more = run_request("And then", agent_session=sink.bound[-1])
+        again = await backend.start(more, RecordingSink())
         assert again.usage is not None
         assert again.usage.input_tokens > result.usage.input_tokens + 5
 

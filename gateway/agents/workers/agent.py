@@ -119,7 +119,7 @@ class LlmAgent:
             raise RpcError(NOT_FOUND, "no such session")
         self._sessions.move_to_end(session_id)
         meta = gateway_meta(params)
-        candidates = choose(self._candidates, text_of(meta, "model"))
+        candidates, notice = choose(self._candidates, text_of(meta, "model"))
         content = user_content(params.get("prompt"), images=candidates[0].images)
         options = TurnOptions(
             instructions=await self._instructions(text_of(meta, "extraSystemPrompt")),
@@ -128,6 +128,7 @@ class LlmAgent:
             max_requests=self._spec.max_requests,
             secrets=self._secrets.all(),
             recovery=self._recovery,
+            notice=notice,
         )
         turn = Turn(self._agent, conversation, candidates, client, options)
         self._turns[session_id] = turn
@@ -168,7 +169,7 @@ class LlmAgent:
             told = {"sessionId": session_id, "stream": stream, "data": data}
             await client.notify("_gateway/event", told)
 
-        candidates = choose(self._candidates, text_of(gateway_meta(params), "model"))
+        candidates, _ = choose(self._candidates, text_of(gateway_meta(params), "model"))
         done = await self._recovery.compact(
             conversation,
             candidates,

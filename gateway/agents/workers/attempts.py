@@ -22,6 +22,7 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelResponse,
     ModelResponseStreamEvent,
+    PartDeltaEvent,
     PartStartEvent,
     TextPart,
 )
@@ -37,6 +38,10 @@ from gateway.core import failover
 from gateway.core.cooldown import Cooldowns
 
 Notify = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+
+MAX_ANSWER_CHARS = 4_000_000
+"""What one answer may have of text, thoughts and arguments of tool calls, in all."""
 
 
 class Restarted(PartStartEvent):
@@ -230,12 +235,16 @@ class ChainRequest:
     async def _paced(
         self, events: AsyncIterator[ModelResponseStreamEvent]
     ) -> AsyncIterator[ModelResponseStreamEvent]:
+        size = 0
         while True:
             try:
                 async with asyncio.timeout(self._shared.idle_s):
                     event = await anext(events)
             except StopAsyncIteration:
                 return
+            size += _size(event)
+            if size > MAX_ANSWER_CHARS:
+                raise EmptyAnswer(f"the answer has more than {MAX_ANSWER_CHARS} characters")
             yield event
 
     def _complete(self) -> None:
@@ -339,6 +348,15 @@ class ChainRequest:
         if to is not None:
             step["fallbackStepToModel"] = to
         await self._chain.notify("lifecycle", step)
+
+
+def _size(event: ModelResponseStreamEvent) -> int:
+    if not isinstance(event, PartDeltaEvent):
+        return 0
+    delta: Any = event.delta
+    args = getattr(delta, "args_delta", None)
+    text = args if isinstance(args, str) else getattr(delta, "content_delta", None)
+    return len(text or "")
 
 
 def key_name(candidate: Candidate) -> str:

@@ -86,6 +86,40 @@ def past_turns(history: Any) -> tuple[str | None, list[list[ModelMessage]]]:
     return summary, turns
 
 
+class Paragraphs:
+    """Keeps apart what a turn says before and after a message that it was given on the way.
+
+    The gateway does so around tool calls; of such a message it is not told.
+    """
+
+    def __init__(self) -> None:
+        self._text = False
+        self._due = False
+        self._used = False
+
+    def request(self) -> None:
+        """Another request is answered from here on."""
+        self._used = False
+
+    def tool(self) -> None:
+        """A tool is called: the gateway keeps apart what is around it."""
+        self._text = self._due = False
+
+    def steered(self) -> None:
+        """A message of the user has come in between."""
+        self._due = self._text
+
+    def taken_back(self) -> None:
+        """What was said in answer to the last request is void."""
+        self._due = self._due or self._used
+
+    def before(self) -> str:
+        """Return what goes before the next text."""
+        gap = self._due
+        self._text, self._due, self._used = True, False, self._used or gap
+        return "\n\n" if gap else ""
+
+
 def size_of(messages: Sequence[ModelMessage]) -> int:
     """Return about how many characters (bytes of an image) messages hold."""
     return sum(_size(part) for message in messages for part in message.parts)

@@ -111,6 +111,7 @@ class ContextKeeper:
         self._seen = 0
         self._past = len(conversation.messages())
         self._attempts = 0
+        self._refused = False
         self._parameters = ModelRequestParameters()
         self._sent: list[ModelMessage] = []
 
@@ -132,7 +133,7 @@ class ContextKeeper:
                 break
             made = plan(pieces, limits)
             if isinstance(made, Impossible):
-                if made.least / SAFETY > limits.room:
+                if made.least / SAFETY > limits.room and not self._may_be_larger(candidate):
                     name = candidate.model.model_name
                     raise ModelContextWindowExceededError(name, made.message)
                 break  # the estimate may be too high: the model will tell
@@ -140,8 +141,13 @@ class ContextKeeper:
             view = self._sent = self._view or view
         return view
 
+    def _may_be_larger(self, candidate: Candidate) -> bool:
+        """Whether a window that a server told in an earlier turn may have grown since: it is asked then."""
+        return not self._refused and candidate.spec.ref in self._sizes.windows
+
     async def shorten(self, candidate: Candidate, error: BaseException) -> str | None:
         """Shorten after a model refused the size. Return None, or the advice if that can not be."""
+        self._refused = True
         if not self.can_shorten:
             return GIVEN_UP
         view = self._sent
@@ -155,6 +161,9 @@ class ContextKeeper:
     def measured(self, candidate: Candidate, usage: RequestUsage) -> None:
         """Learn how many tokens the request had that was answered."""
         self._sizes.estimator(candidate).measured(self._units(self._sent), usage.input_tokens)
+        learned = self._sizes.windows.get(candidate.spec.ref)
+        if learned is not None and usage.input_tokens > learned:
+            del self._sizes.windows[candidate.spec.ref]
 
     async def compact(self, candidate: Candidate) -> Compacted | None:
         """Put all but the last turn into a summary because somebody asks; None if that saves nothing."""

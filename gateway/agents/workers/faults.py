@@ -11,8 +11,7 @@ from pydantic_ai import exceptions as failures
 
 from gateway.agents.workers.llm_errors import CONTEXT_TYPES, said_by
 from gateway.core.cooldown import Failure
-
-DETAIL_CHARS = 120
+from gateway.core.failover import DETAIL_CHARS
 
 _KINDS: tuple[tuple[type[BaseException], Failure], ...] = (
     (failures.ModelContextWindowExceededError, Failure.CONTEXT_OVERFLOW),
@@ -65,7 +64,7 @@ _SIZES = (
 
 
 class EmptyAnswer(failures.UnexpectedModelBehavior):
-    """The model's answer has neither text nor tool calls."""
+    """The model's answer has neither text nor tool calls, or has no end."""
 
 
 class StreamCut(failures.ModelConnectionError):

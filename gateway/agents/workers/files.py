@@ -169,7 +169,7 @@ class FileTools:
 
     def _files(self, path: str) -> Iterator[str]:
         """Yield the files under a directory; links are not followed."""
-        waiting = [path.strip("/")]
+        waiting = [path.rstrip("/")]
         first = True
         while waiting:
             directory = waiting.pop()
@@ -182,7 +182,7 @@ class FileTools:
             first = False
             below = []
             for entry in entries:
-                full = f"{directory}/{entry.name}".lstrip("/")
+                full = f"{directory}/{entry.name}" if directory else entry.name
                 if entry.kind == "file":
                     yield full
                 elif entry.kind == "directory" and entry.name not in SKIPPED:

@@ -9,7 +9,6 @@ from typing import Any, cast, get_args
 from pydantic_ai.models import Model, infer_model
 from pydantic_ai.settings import ModelSettings, ThinkingEffort
 
-from gateway.agents.jsonrpc import INVALID_PARAMS, RpcError
 from gateway.agents.llmspec import ModelSpec, WorkerSecrets, WorkerSpec
 
 CACHED = ("anthropic", "openrouter")
@@ -63,20 +62,23 @@ def build_candidates(spec: WorkerSpec, secrets: WorkerSecrets) -> tuple[Candidat
     return tuple(made)
 
 
-def choose(candidates: Sequence[Candidate], wanted: str | None) -> tuple[Candidate, ...]:
+def choose(
+    candidates: Sequence[Candidate], wanted: str | None
+) -> tuple[tuple[Candidate, ...], str | None]:
     """Return the candidates for a turn: those of the model ``PROVIDER/ID`` first, then the others.
 
-    An id alone does where one model has it. Raises RpcError, which names the known models.
+    An id alone does where one model has it. A model that is not there (any more) changes nothing: a session
+    that asks for it goes on, and people are told the text that is returned then.
     """
     if not wanted:
-        return tuple(candidates)
+        return tuple(candidates), None
     first = [each for each in candidates if each.spec.ref == wanted]
     first = first or [each for each in candidates if each.id == wanted]
     if not first:
         known = ", ".join(dict.fromkeys(each.spec.ref for each in candidates))
-        text = f"the agent has no model {wanted[:100]}; it has {known}"
-        raise RpcError(INVALID_PARAMS, text, {"kind": "unknown", "message": text})
-    return (*first, *(each for each in candidates if each not in first))
+        text = f"the agent has no model {wanted[:100]}; it answers with its own: {known}"
+        return tuple(candidates), text
+    return (*first, *(each for each in candidates if each not in first)), None
 
 
 def model_settings(spec: ModelSpec) -> ModelSettings:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from typing import Literal
 
 from pydantic_ai import RunContext
@@ -24,6 +25,8 @@ TERM_S = 2.0
 """How long a command has to heed SIGTERM when its time is up."""
 LINGER_S = 1.0
 """How long something that the command left behind may hold its output."""
+GONE_S = 0.5
+"""How long is waited for what was killed to be gone; what has left the group may hold the output on."""
 
 ShellPolicy = Literal["ask", "allow", "off"]
 
@@ -90,22 +93,8 @@ class ShellTool:
         return await self._run(command, cwd, timeout)
 
     async def _run(self, command: str, cwd: str, timeout_s: int) -> str:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                "/bin/sh",
-                "-c",
-                command,
-                cwd=cwd,
-                env=self._environ,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            raise ToolFailed(f"the command can not be run: {error}") from None
         output = Output()
-        reading = asyncio.create_task(_read(process, output))
+        process, reading = await self._start(command, cwd, output)
         late = False
         try:
             try:
@@ -120,19 +109,52 @@ class ShellTool:
         finally:
             # The group is ended whatever happened: a cancelled turn leaves nothing behind.
             _signal(process.pid, signal.SIGKILL)
+            await asyncio.wait([reading], timeout=GONE_S)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             await process.wait()
-            process._transport.close()  # type: ignore[attr-defined]
         if late:
             raise ToolFailed(f"ended after {timeout_s} s, its time was up\n{output.text()}")
         return f"exit status {process.returncode}\n{output.text()}"
 
+    async def _start(
+        self, command: str, cwd: str, output: Output
+    ) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
+        # A pipe of our own: with asyncio's, a process has not ended before everything that it left
+        # behind has let go of its output.
+        reading, writing = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh",
+                "-c",
+                command,
+                cwd=cwd,
+                env=self._environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
+                start_new_session=True,
+            )
+        except BaseException as error:
+            os.close(reading)
+            if isinstance(error, OSError | ValueError):
+                raise ToolFailed(f"the command can not be run: {error}") from None
+            raise
+        finally:
+            os.close(writing)
+        return process, asyncio.create_task(_read(os.fdopen(reading, "rb", buffering=0), output))
 
-async def _read(process: asyncio.subprocess.Process, output: Output) -> None:
-    assert process.stdout is not None
-    while data := await process.stdout.read(65_536):
-        output.feed(data)
+
+async def _read(pipe: FileIO, output: Output) -> None:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        while data := await reader.read(65_536):
+            output.feed(data)
+    finally:
+        transport.close()
 
 
 def _signal(group: int, number: signal.Signals) -> None:

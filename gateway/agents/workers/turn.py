@@ -37,7 +37,7 @@ from pydantic_ai.usage import UsageLimits
 from gateway.agents.jsonrpc import RpcError
 from gateway.agents.workers.acp_server import Client
 from gateway.agents.workers.attempts import Restarted
-from gateway.agents.workers.content import chunk
+from gateway.agents.workers.content import Paragraphs, chunk
 from gateway.agents.workers.context import Compacted
 from gateway.agents.workers.conversation import Conversation
 from gateway.agents.workers.llm_errors import provider_error
@@ -69,6 +69,8 @@ class TurnOptions:
     secrets: Sequence[str] = ()
     recovery: Recovery | None = None
     """What passes requests on and shortens the conversation; without it the first model is all there is."""
+    notice: str | None = None
+    """What people should know of the model that was asked for."""
 
 
 @dataclass
@@ -108,6 +110,7 @@ class Turn:
         self._calls: dict[str, int] = {}
         self._over = False
         self._said = 0
+        self._apart = Paragraphs()
 
     async def notify(self, stream: str, data: dict[str, Any]) -> None:
         """Tell the gateway what is going on (``_gateway/event``)."""
@@ -203,6 +206,8 @@ class Turn:
         options = self._options
         alive = asyncio.create_task(self._live())
         try:
+            if options.notice is not None:
+                await self.notify("notice", {"kind": "model", "text": options.notice})
             async with self._agent.run_stream_events(
                 content,
                 deps=self,
@@ -267,16 +272,19 @@ class Turn:
             case Restarted():
                 await self._take_back()
             case PartStartEvent(part=TextPart(content=text), index=index):
-                self._said = 0 if index == 0 else self._said
+                self._begin(index)
                 await self._say("agent_message_chunk", text)
             case PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
                 await self._say("agent_message_chunk", text)
             case PartStartEvent(part=ThinkingPart(content=text), index=index):
-                self._said = 0 if index == 0 else self._said
+                self._begin(index)
                 await self._say("agent_thought_chunk", text)
             case PartDeltaEvent(delta=ThinkingPartDelta(content_delta=thought)):
                 await self._say("agent_thought_chunk", thought or "")
+            case PartStartEvent(index=index):
+                self._begin(index)
             case FunctionToolCallEvent(part=call):
+                self._apart.tool()
                 self._calls[call.tool_call_id] = self._calls.get(call.tool_call_id, 0) + 1
                 report = call_report(call, self._call_id(call.tool_call_id))
                 await self._client.update(self.conversation.session_id, report)
@@ -285,14 +293,22 @@ class Turn:
                 await self._client.update(self.conversation.session_id, report)
             case EnqueuedMessagesEvent(enqueue_id=id_):
                 self._steered.waiting.pop(id_, None)
+                self._apart.steered()
             case _:
                 pass
+
+    def _begin(self, index: int) -> None:
+        """Take note of a part of an answer; the first one begins the answer to another request."""
+        if index == 0:
+            self._said = 0
+            self._apart.request()
 
     async def _take_back(self) -> None:
         """Tell the gateway to forget the text of the request that begins anew."""
         if self._said:
             await self.notify("assistant", {"takeBack": self._said})
         self._said = 0
+        self._apart.taken_back()
 
     def _call_id(self, id_: str) -> str:
         """Return what clients know a call by: models that number the calls of each response repeat ids."""
@@ -300,8 +316,10 @@ class Turn:
         return id_ if number == 1 else f"{id_}-{number}"
 
     async def _say(self, kind: str, text: str) -> None:
+        if text and kind == "agent_message_chunk":
+            text = self._apart.before() + text
+            self._said += len(text)
         if text:
-            self._said += len(text) if kind == "agent_message_chunk" else 0
             await self._client.update(self.conversation.session_id, chunk(kind, text))
 
     def _enqueue(self, context: RunContext[Any], content: list[UserContent]) -> bool:
