@@ -1,7 +1,8 @@
 """A tiny server of the Model Context Protocol on standard input and output, without a library.
 
 Tools: ``add {a, b}``; ``where {}`` gives the working directory and $MCP_SECRET; ``pid {}``; ``die {}`` ends
-the process; ``fail {}`` answers an error; ``long {}`` answers very much. It notes each start in $MCP_LOG.
+the process; ``fail {}`` answers an error; ``long {}`` answers very much; one has
+a name that no provider takes. It notes each start in $MCP_LOG.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TOOLS = [
     {"name": "add", "description": "Add.", "inputSchema": SCHEMA | {"properties": NUMBERS}},
     *(
         {"name": name, "description": name, "inputSchema": SCHEMA}
-        for name in ("where", "pid", "die", "fail", "long")
+        for name in ("where", "pid", "die", "fail", "long", "odd name")
     ),
 ]
 

@@ -54,6 +54,7 @@ def test_tools_of_a_server_are_called(tmp_path: Path, tiny: dict[str, Any]) -> D
         assert hello["agentCapabilities"]["mcpCapabilities"]["http"] is True
         await client.answer(client.prompt(await open_session(client, tiny), "add"))
         assert "tiny_add" in model.tools[0]
+        assert "tiny_odd name" not in model.tools[0]
         assert returns(model) == [("success", "5")]
         assert client.updates("tool_call")[0]["kind"] == "other"
 

@@ -11,6 +11,7 @@ provider, model}``.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 
@@ -30,6 +31,8 @@ except MemoryError:
 def main() -> None:
     """Run the worker until its standard input ends."""
     stdout = take_stdout()
+    # It writes a traceback for every line of a server's that is no message.
+    logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
     try:
         secrets = msgspec.json.decode(take_secret(SECRETS_VARIABLE) or "{}", type=WorkerSecrets)
         spec = msgspec.json.decode(os.environ.pop(SPEC_VARIABLE, ""), type=WorkerSpec)

@@ -45,8 +45,9 @@ RETRY_S = 30.0
 MAX_SERVERS = 64
 MAX_TOOLS = 128
 """Tools of one server that a model is told of."""
-NAME_CHARS = 64
-"""The longest name of a tool that providers take."""
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""The names of tools that providers take: a request with another one is refused as a whole."""
+DESCRIPTION_CHARS = 10_000
 NO_ANSWER = (-32000, -32001, 408)
 """Codes that the library itself gives to a closed connection and to a request without an answer."""
 
@@ -89,9 +90,10 @@ class ToolServer(AbstractToolset[Any]):
         found: dict[str, ToolsetTool[Any]] = {}
         for name, tool in tools.items():
             full = f"{self._prefix}_{name}"
-            if len(full) > NAME_CHARS or len(found) >= MAX_TOOLS:
+            if not NAME.fullmatch(full) or len(found) >= MAX_TOOLS:
                 continue
-            definition = replace(tool.tool_def, name=full)
+            told = cut(tool.tool_def.description or "", DESCRIPTION_CHARS)
+            definition = replace(tool.tool_def, name=full, description=told)
             found[full] = ToolsetTool(
                 toolset=self,
                 tool_def=definition,
