@@ -9,8 +9,9 @@ was not answered is sent again under its key, every run is waited for, and the a
 
 - a message that was accepted is in its transcript, once, and its run has one end;
 - no run was given to the agent twice (on the agent ``again``, whose runs are run again after a crash, and of
-  messages that are to be collected: not more than twice), and one that ended well was answered in the
-  transcript, once; of one that was collected the answer may have been interrupted;
+  messages that are to be collected or to steer: not more than twice), and one that ended well was answered in
+  the transcript, once; of one that was collected the answer may have been interrupted; one that steered, or
+  was interrupted by another message, need not have an answer;
 - no client saw two ends of one run, or another end than the one that is stored;
 - every stored log is numbered 1, 2, 3 ... and has one end, its last event.
 
@@ -31,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,9 @@ TWISTD = Path(sys.executable).parent / "twistd"
 START_S = 30.0
 WAIT_MS = 20_000
 WORDS = 6
+MODES = ("collect", "steer", "interrupt")
+REASONS = ("interrupted", "collected", "steered", "interrupt")
+"""How runs may end that are not answered."""
 CONFIG = """
 [agents.main]
 backend = "counted"
@@ -57,20 +62,30 @@ on_restart = "rerun"
 PLUGIN = '''
 import os
 
+from twisted.internet.defer import succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from gateway.agents.demo import DemoBackend, DemoConfig
-from gateway.interfaces import IAgentBackendFactory
+from gateway.interfaces import IAgentBackendFactory, ISteerableBackend
 
 
+def note(*run_ids):
+    file = os.open(os.environ["COUNTED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for run_id in run_ids:
+        os.write(file, run_id.encode() + b"\\n")
+    os.close(file)
+
+
+@implementer(ISteerableBackend)
 class Counted(DemoBackend):
     def start(self, request, sink):
-        file = os.open(os.environ["COUNTED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        for run_id in (request.run_id, *request.collected):
-            os.write(file, run_id.encode() + b"\\n")
-        os.close(file)
+        note(request.run_id, *request.collected)
         return super().start(request, sink)
+
+    def steer(self, run_id, text, attachments):
+        note(text.rpartition("-")[0].split(" ")[-1])
+        return succeed(True)
 
 
 class CountedConfig(DemoConfig, frozen=True):
@@ -98,7 +113,7 @@ class Sent:
     run_id: str
     session: str
     text: str
-    collect: bool = False
+    mode: str = "followup"
     accepted: bool = False
     ends: list[str] = field(default_factory=list)
     status: str = ""
@@ -106,12 +121,11 @@ class Sent:
     @property
     def params(self) -> dict[str, Any]:
         """The request, the same whenever it is sent."""
-        mode = {"queueMode": "collect"} if self.collect else {}
         return {
             "sessionKey": self.session,
             "message": self.text,
             "idempotencyKey": self.run_id,
-            **mode,
+            "queueMode": self.mode,
         }
 
 
@@ -192,13 +206,19 @@ class Daemon:
 class Accounts:
     """What was sent, what was answered, what was seen."""
 
-    def __init__(self, seed: int, collect: float) -> None:
+    def __init__(self, seed: int, modes: Mapping[str, float]) -> None:
         self.random = random.Random(seed)
-        self.collect = collect
+        self.modes = modes
         self.sent: dict[str, Sent] = {}
         self.violations: list[str] = []
         self.killed_with_open = 0
         self.resent = 0
+
+    def mode(self) -> str:
+        """Return how the next message is to be queued."""
+        rest = max(0.0, 1.0 - sum(self.modes.values()))
+        modes = {**self.modes, "followup": rest}
+        return self.random.choices(list(modes), list(modes.values()))[0]
 
     def blame(self, what: str, sent: Sent) -> None:
         """Note what must not be."""
@@ -234,8 +254,7 @@ async def work(accounts: Accounts, clients: list[Client], point: int, messages: 
     for number in range(messages):
         run_id = f"r{point}-{number}"
         words = " ".join(f"{run_id}-{word}" for word in range(choose.randrange(1, WORDS)))
-        collect = accounts.collect > 0 and choose.random() < accounts.collect
-        sent = Sent(run_id, choose.choice(sessions), words, collect)
+        sent = Sent(run_id, choose.choice(sessions), words, accounts.mode())
         accounts.sent[run_id] = sent
         sending.append(asyncio.ensure_future(accounts.send(choose.choice(clients), sent)))
         await asyncio.sleep(choose.choice((0, 0, 0, 0.004, 0.012)))
@@ -254,8 +273,8 @@ async def settle(accounts: Accounts, client: Client, pending: list[Sent]) -> Non
     ]
     for sent, answer in zip(pending, await asyncio.gather(*asked), strict=True):
         reason = answer.get("stopReason")
-        sent.status = reason if reason in ("interrupted", "collected") else answer["status"]
-        if sent.status not in ("ok", "interrupted", "collected"):
+        sent.status = reason if reason in REASONS else answer["status"]
+        if sent.status not in ("ok", *REASONS):
             accounts.blame(f"ended with {answer}", sent)
 
 
@@ -274,7 +293,8 @@ async def check_transcripts(accounts: Accounts, client: Client, done: list[Sent]
         answered = said[sent.session]["assistant", sent.text]
         if asked != 1:
             accounts.blame(f"{asked} times in the transcript", sent)
-        if answered > 1 or (sent.status != "collected" and answered != (sent.status == "ok")):
+        loose = sent.status in ("collected", "interrupt")
+        if answered > 1 or (not loose and answered != (sent.status == "ok")):
             accounts.blame(f"{answered} answers in the transcript", sent)
 
 
@@ -290,9 +310,9 @@ def check_ends(accounts: Accounts, daemon: Daemon) -> dict[str, int]:
     for sent in accounts.sent.values():
         begun = given[sent.run_id]
         not_begun += sent.status == "interrupted" and not begun
-        if begun > (2 if ":again:" in sent.session or sent.collect else 1):
+        if begun > (2 if ":again:" in sent.session or sent.mode in ("collect", "steer") else 1):
             accounts.blame(f"given to the agent {begun} times", sent)
-        if sent.status in ("ok", "collected") and not begun:
+        if sent.status in ("ok", "collected", "steered") and not begun:
             accounts.blame("never given to the agent", sent)
         if len(sent.ends) > 1:
             accounts.blame(f"ended {len(sent.ends)} times", sent)
@@ -300,7 +320,7 @@ def check_ends(accounts: Accounts, daemon: Daemon) -> dict[str, int]:
             accounts.blame("not stored", sent)
             continue
         epoch, state, _reason, last_seq = stored[sent.run_id]
-        wanted = {"done": "final", "failed": "error"}.get(state)
+        wanted = {"done": "final", "failed": "error", "aborted": "aborted"}.get(state)
         if wanted is None or any(end != wanted for end in sent.ends):
             accounts.blame(f"stored as {state}", sent)
         events = database.execute(
@@ -321,6 +341,8 @@ def check_ends(accounts: Accounts, daemon: Daemon) -> dict[str, int]:
         "ok": statuses["ok"],
         "interrupted": statuses["interrupted"],
         "collected": statuses["collected"],
+        "steered": statuses["steered"],
+        "interrupted_by_a_message": statuses["interrupt"],
         "interrupted_before_the_agent_began": not_begun,
         "run_again": sum(count == 2 for count in given.values()),
         "open_when_killed": accounts.killed_with_open,
@@ -330,9 +352,14 @@ def check_ends(accounts: Accounts, daemon: Daemon) -> dict[str, int]:
     }
 
 
+def modes_of(args: argparse.Namespace) -> dict[str, float]:
+    """Return which part of the messages has which mode."""
+    return {mode: getattr(args, mode) for mode in MODES}
+
+
 async def run(args: argparse.Namespace, directory: Path) -> int:
     """Kill as often as asked; return the exit status."""
-    accounts, daemon = Accounts(args.seed, args.collect), Daemon(directory, args.synchronous)
+    accounts, daemon = Accounts(args.seed, modes_of(args)), Daemon(directory, args.synchronous)
     started = time.monotonic()
     pending: list[Sent] = []
     try:
@@ -378,7 +405,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--messages", type=int, default=14, help="messages between two kills")
     parser.add_argument("--within", type=float, default=0.3, help="seconds; it is killed before")
-    parser.add_argument("--collect", type=float, default=0.0, help="which part may be collected")
+    for mode in MODES:
+        parser.add_argument(f"--{mode}", type=float, default=0.0, help="which part has this mode")
     parser.add_argument("--synchronous", choices=("normal", "full"), default="normal")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kill9-") as directory:

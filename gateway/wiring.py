@@ -12,7 +12,7 @@ from typing import Any
 from gateway import __version__
 from gateway.app.admission import Admission
 from gateway.app.agentadmin import AgentAdmin, Roster
-from gateway.app.agentfiles import AgentFiles
+from gateway.app.agentfiles import AgentFiles, Private
 from gateway.app.agents import AgentDirectory
 from gateway.app.approvals import Approvals
 from gateway.app.context import Services
@@ -172,7 +172,7 @@ class Wiring:
             agent_admin=AgentAdmin(
                 clock=clock, agents=agents, runs=runs, hub=hub, health=health, roster=self.roster
             ),
-            agent_files=AgentFiles(self.in_thread, limits.agent_file_bytes),
+            agent_files=AgentFiles(self.in_thread, limits.agent_file_bytes, self._private),
             model_health=model_health,
             sessions=sessions,
             runs=runs,
@@ -183,6 +183,10 @@ class Wiring:
             voice=self._make_voice(runs),
             operations=self.operations,
         )
+
+    @property
+    def _private(self) -> Private:
+        return Private(self.operations.state_dir, self.operations.config.path)
 
     def _make_hub(self) -> Hub:
         limits = self.config.limits

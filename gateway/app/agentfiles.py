@@ -2,15 +2,17 @@
 
 Two views of one directory. A few files at its top tell an agent who it is; clients may write them, and must
 not overwrite what somebody else wrote meanwhile: each has a hash. The whole of the workspace can be looked
-at, but for what is hidden: names that begin with a dot hold keys more often than work.
+at, but for what is hidden: names that begin with a dot hold keys more often than work. Where an agent works
+around the gateway's own state or configuration, those are hidden as well.
 """
 
 from __future__ import annotations
 
 import mimetypes
+import os
 from base64 import b64encode
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred, DeferredLock
 
@@ -37,11 +39,19 @@ MAX_ENTRIES: Final = 10_000
 """Entries of one directory that are looked at."""
 
 
+class Private(NamedTuple):
+    """What nobody is shown who looks around in a workspace."""
+
+    state_dir: str
+    config: str
+
+
 class AgentFiles:
     """Reads and writes in threads; every path stays in its agent's workspace."""
 
-    def __init__(self, in_thread: InThread, max_bytes: int) -> None:
+    def __init__(self, in_thread: InThread, max_bytes: int, private: Private) -> None:
         self._in_thread = in_thread
+        self._private = private
         self._max_bytes = max_bytes
         self._writing = (
             DeferredLock()
@@ -67,11 +77,11 @@ class AgentFiles:
 
     def list(self, agent: Agent, path: str, offset: int, limit: int) -> Deferred[dict[str, Any]]:
         """Return a page of a directory's entries: directories first, then by name."""
-        return self._do(_list, _workspace(agent), path, offset, limit)
+        return self._do(_list, _workspace(agent), path, offset, limit, self._private)
 
     def read(self, agent: Agent, path: str) -> Deferred[dict[str, Any]]:
         """Return a file of the workspace. Fails with InvalidRequest for what can not be shown."""
-        return self._do(_read, _workspace(agent), path, self._max_bytes)
+        return self._do(_read, _workspace(agent), path, self._max_bytes, self._private)
 
     def _do(self, function: Any, /, *args: Any) -> Deferred[Any]:
         return self._in_thread(_answered, function, *args)
@@ -152,8 +162,10 @@ def _set(
     return _get(workspace, name, max_bytes)
 
 
-def _list(workspace: Workspace, path: str, offset: int, limit: int) -> dict[str, Any]:
-    names = _visible(path)
+def _list(
+    workspace: Workspace, path: str, offset: int, limit: int, private: Private
+) -> dict[str, Any]:
+    names = _visible(workspace, path, private)
     try:
         entries = workspace.entries("/".join(names), limit=MAX_ENTRIES)
     except WorkspaceError as error:
@@ -178,8 +190,8 @@ def _entry(names: list[str], entry: Entry) -> dict[str, Any]:
     return row | ({"size": entry.size} if entry.kind == "file" else {})
 
 
-def _read(workspace: Workspace, path: str, max_bytes: int) -> dict[str, Any]:
-    names = _visible(path)
+def _read(workspace: Workspace, path: str, max_bytes: int, private: Private) -> dict[str, Any]:
+    names = _visible(workspace, path, private)
     shown = "/".join(names)
     data = workspace.read(shown, max_bytes=max_bytes)
     file: dict[str, Any] = {
@@ -197,14 +209,25 @@ def _read(workspace: Workspace, path: str, max_bytes: int) -> dict[str, Any]:
     return file | {"mimeType": mime, "encoding": "utf8", "content": text}
 
 
-def _visible(path: str) -> list[str]:
+def _visible(workspace: Workspace, path: str, private: Private) -> list[str]:
     """Return the names of a path relative to the workspace. Raises InvalidRequest for hidden ones."""
     if path.startswith("/"):
         raise InvalidRequest("path: it is relative to the workspace", details={"reason": "outside"})
     names = [name for name in path.split("/") if name not in ("", ".")]
     if any(name.startswith(".") for name in names):
         raise InvalidRequest("path: hidden files are not shown", details={"reason": "outside"})
+    # Below the root no link is followed, so this is the real path.
+    real = os.path.join(os.path.realpath(workspace.root), *names)
+    state = os.path.realpath(private.state_dir)
+    own = _within(real, state) and not _within(real, os.path.join(state, "workspace"))
+    if own or real == os.path.realpath(private.config):
+        text = "path: the gateway's own files are not shown"
+        raise InvalidRequest(text, details={"reason": "outside"})
     return names
+
+
+def _within(path: str, directory: str) -> bool:
+    return os.path.commonpath((path, directory)) == directory
 
 
 def _text(name: str) -> str:

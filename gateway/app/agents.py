@@ -38,11 +38,14 @@ class Agent:
         models = self.backend.models
         return models[0] if models else ModelInfo(id=self.kind, name=self.kind, provider=self.kind)
 
-    def model_for(self, settings: Mapping[str, object]) -> ModelInfo:
-        """The model that answers in a session: the one its settings ask for, if the agent has it."""
-        asked = settings.get("model")
-        known = (m for m in self.backend.models if asked in (f"{m.provider}/{m.id}", m.id))
-        return next(known, self.model)
+    def chosen(self, asked: str | None) -> ModelInfo:
+        """The model it answers with where ``asked`` for: ``provider/id``, or an id of its own provider.
+
+        The one by default for one that it does not list.
+        """
+        names = {f"{each.provider}/{each.id}": each for each in self.backend.models}
+        wanted = asked if asked is None or "/" in asked else f"{self.model.provider}/{asked}"
+        return names.get(wanted or "", self.model)
 
     @property
     def primary(self) -> str:

@@ -27,9 +27,17 @@ def agent_session_of(session: Session | None, kind: str) -> str | None:
 
 
 def bind(
-    store: IStore, key: str, session_id: str, *, kind: str, name: str | None
+    store: IStore,
+    key: str,
+    session_id: str,
+    *,
+    kind: str,
+    name: str | None,
+    revision: str | None = None,
 ) -> Deferred[None]:
     """Keep what a backend calls the conversation of a session, while that has still this id.
+
+    With a lifecycle ``revision`` only while it has that, too: a session that begins anew may keep its id.
 
     The Deferred never fails: what goes wrong is logged, and costs the agent its conversation at most.
     """
@@ -42,6 +50,8 @@ def bind(
 
     def change(current: Session | None) -> Session | None:
         if current is None or current.session_id != session_id or current.agent_session == bound:
+            return None
+        if revision not in (None, current.lifecycle_revision):
             return None
         return msgspec.structs.replace(current, agent_session=bound)
 

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from gateway.app.agents import Agent
 from gateway.app.bindings import agent_session_of, bind
+from gateway.app.holds import Hold
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
 from gateway.core.batch import launched
@@ -33,7 +34,9 @@ SLOW = f"the agent took longer than {COMPACT_S:g} s; send maxLines to keep only 
 FAILED = "the agent failed (see the gateway's log); send maxLines to keep only the last messages"
 ANEW = "the session began anew meanwhile"
 
-Work = Callable[[str, Session], Awaitable[dict[str, Any]]]
+STOPPED = "it was stopped"
+
+Work = Callable[[str, Session, Hold], Awaitable[dict[str, Any]]]
 
 
 class Compacting:
@@ -58,8 +61,8 @@ class Compacting:
                 " messages"
             )
 
-        async def work(operation_id: str, session: Session) -> dict[str, Any]:
-            return await self._summarise(operation_id, session, agent)
+        async def work(operation_id: str, session: Session, hold: Hold) -> dict[str, Any]:
+            return await self._summarise(operation_id, session, agent, hold)
 
         return await self._held(key, agent.agent_id, work)
 
@@ -71,7 +74,7 @@ class Compacting:
         """
         lines = min(lines, MAX_LINES)
 
-        async def work(_operation_id: str, session: Session) -> dict[str, Any]:
+        async def work(_operation_id: str, session: Session, _hold: Hold) -> dict[str, Any]:
             return await self._cut(session, lines)
 
         return await self._held(key, agent.agent_id, work)
@@ -91,7 +94,7 @@ class Compacting:
         self._sessions.announce_operation(key, agent_id, operation_id, "start")
         try:
             session = await self._sessions.get(key)
-            done = _not(NOTHING) if session is None else await work(operation_id, session)
+            done = _not(NOTHING) if session is None else await work(operation_id, session, hold)
         finally:
             hold.release()
             told = {name: done[name] for name in ("compacted", "reason") if name in done}
@@ -116,8 +119,10 @@ class Compacting:
         )
         return _not(ANEW) if noted is None else {"compacted": True, "kept": lines}
 
-    async def _summarise(self, operation_id: str, session: Session, agent: Agent) -> dict[str, Any]:
-        compaction = await self._ask(operation_id, session, agent)
+    async def _summarise(
+        self, operation_id: str, session: Session, agent: Agent, hold: Hold
+    ) -> dict[str, Any]:
+        compaction = await self._ask(operation_id, session, agent, hold)
         if isinstance(compaction, str):
             return _not(compaction)
         summaries = self._sessions.summaries
@@ -144,7 +149,9 @@ class Compacting:
             },
         }
 
-    async def _ask(self, operation_id: str, session: Session, agent: Agent) -> Compaction | str:
+    async def _ask(
+        self, operation_id: str, session: Session, agent: Agent, hold: Hold
+    ) -> Compaction | str:
         """Return the agent's summary, or why there is none."""
         asked = RunRequest(
             run_id=operation_id,
@@ -158,12 +165,14 @@ class Compacting:
         sink = CompactSink(self._runs, self._sessions, session, agent.kind)
         backend: Any = agent.backend
         working: Deferred[Any] = maybeDeferred(backend.compact, request, sink)
+        hold.stopped_by(working.cancel)
         try:
             told = await working.addTimeout(COMPACT_S, self._runs.clock)
         except TimeoutError:
             return SLOW
         except CancelledError:
-            return FAILED  # the caller is gone, or the backend stops
+            # Else the caller is gone, or the backend stops.
+            return STOPPED if hold.stopped else FAILED
         except BackendError as error:
             return f"{error.message}; send maxLines to keep only the last messages"
         except Exception:
@@ -221,8 +230,15 @@ class CompactSink:
     def bind(self, agent_session: str | None) -> None:
         """Remember the backend's name of the conversation with the session."""
         if self._open:
-            key, session_id = self._session.key, self._session.session_id
-            bind(self._runs.store, key, session_id, kind=self._kind, name=agent_session)
+            session = self._session
+            bind(
+                self._runs.store,
+                session.key,
+                session.session_id,
+                kind=self._kind,
+                name=agent_session,
+                revision=session.lifecycle_revision,
+            )
 
     def compacted(self, compaction: Compaction) -> Deferred[None]:
         """Take the summary; it is noted when the backend is done."""

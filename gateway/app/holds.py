@@ -18,11 +18,27 @@ class Hold:
     """A session held: no run of it goes until it is released."""
 
     def __init__(self, release: Callable[[], None]) -> None:
+        self.stopped = False
+        """Whether somebody wanted the work to end."""
         self._release: Callable[[], None] | None = release
+        self._stop: Callable[[], object] | None = None
+
+    def stopped_by(self, stop: Callable[[], object]) -> None:
+        """Have ``stop`` called, once, if somebody wants the work to end."""
+        self._stop = stop
+
+    def stop(self) -> bool:
+        """End the work that the session is held for; return whether that can be done."""
+        stop, self._stop = self._stop, None
+        if stop is None:
+            return False
+        self.stopped = True
+        stop()
+        return True
 
     def release(self) -> None:
         """Let the next one go. Idempotent."""
-        release, self._release = self._release, None
+        release, self._release, self._stop = self._release, None, None
         if release is not None:
             release()
 
@@ -73,6 +89,12 @@ class Holds:
         if place is not None and not place.waiting.called:
             place.waiting.callback(place.hold)
         return place is not None
+
+    def stop(self, session_key: str) -> list[str]:
+        """End the work that a session is held for, where that can be ended; return its id."""
+        first = self._lanes.runs(session_key)[:1]
+        place = self._places.get(first[0]) if first else None
+        return [*first] if place is not None and place.hold.stop() else []
 
     def dismiss(self, error: GatewayError) -> None:
         """Tell everybody who waits that it is in vain."""

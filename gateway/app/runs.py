@@ -159,9 +159,22 @@ class Runs:
         return True
 
     def abort_session(self, session_key: str, stop_reason: str) -> list[str]:
-        """End all runs of a session, the waiting ones first; return their ids."""
+        """End all runs of a session, the waiting ones first, and what it is held for; return their ids."""
         waiting_first = reversed(self.lanes.runs(session_key))
-        return [run_id for run_id in waiting_first if self.abort(run_id, stop_reason)]
+        ended = [run_id for run_id in waiting_first if self.abort(run_id, stop_reason)]
+        return ended + self.holds.stop(session_key)
+
+    async def vacate(self, session_key: str, stop_reason: str) -> bool:
+        """End all runs of a session that is to begin anew, or to go; return whether that changed it.
+
+        Ends that the store has not taken yet are stored first, as far as it works: they belong to what
+        is over.
+        """
+        ended = self.abort_session(session_key, stop_reason)
+        kept = self.ends.before(session_key)
+        if kept is not None:
+            await kept
+        return bool(ended) or kept is not None
 
     def stop_session(self, session_key: str, stop_reason: str) -> list[str]:
         """End all runs of a session, those too whose requests are still looked at; return their ids."""

@@ -326,7 +326,7 @@ class Sessions:
         agent = self._agents.get(session.agent_id) or self._agents.default
         return session_row(
             session,
-            model=agent.model_for(session.settings),
+            model=agent.chosen(session.settings.get("model")),
             main_key=self._agents.keys.main_session(session.agent_id),
             busy=self._busy(session.key),
             titles=titles,

@@ -12,7 +12,6 @@ from zope.interface import implementer
 from gateway.app.approvals import Approvals
 from gateway.app.bindings import bind
 from gateway.app.summaries import Summaries
-from gateway.core.provenance import with_source
 from gateway.core.run import Run, RunOutput
 from gateway.interfaces import IClock, IRunSink, IStore
 from gateway.model import ApprovalRequest, Compaction, Decision, Message
@@ -99,10 +98,9 @@ class Sink:
         if self._run is None:
             return succeed(())
         unfinished = frozenset(self._unfinished())
-        told: Deferred[tuple[Message, ...]] = Deferred.fromCoroutine(
+        return Deferred.fromCoroutine(
             self._summaries.history(self._run.session_id, limit, unfinished)
         )
-        return told.addCallback(lambda messages: tuple(map(with_source, messages)))
 
     def ask(self, request: ApprovalRequest) -> Deferred[Decision | None]:
         """Ask an operator; None if nobody could answer, or nobody did in time.

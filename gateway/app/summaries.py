@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.core.provenance import with_source
 from gateway.core.transcript import SUMMARY_KIND, is_summary
+from gateway.core.usage import MAX_TOKENS
 from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.model import Compaction, Message, Session
 
@@ -22,7 +23,6 @@ LOOK_BACK = 200
 
 MAX_SUMMARY_CHARS = 256 * 1024
 MAX_OPEN_RUNS = 1000
-MAX_TOKENS = 2**53
 
 
 class Summaries:

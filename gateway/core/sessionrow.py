@@ -30,8 +30,7 @@ def session_row(
 ) -> dict[str, Any]:
     """Return the row. Both versions read it; what only one knows the other ignores.
 
-    ``model`` is what answers; the model that was asked for, which the agent may not have, stands beside
-    it as ``modelOverride``.
+    ``model`` is what answers; the one that the session asks for stands beside it as ``modelOverride``.
     """
     row: dict[str, Any] = {
         **_shown(session.settings),

@@ -12,13 +12,14 @@ from typing import Any, Final
 from gateway.core.outcome import RunOutcome
 from gateway.model import ModelUsage, Usage
 
-MAX_TOKENS: Final = 2**53
-"""The largest whole number that every reader of JSON knows exactly."""
+MAX_TOKENS: Final = 10**12
+"""More than any run uses; the sum of millions of runs is still one that the database can hold."""
 
 MAX_MODELS: Final = 64
 """Of a run the usage of so many models is kept; what is beyond is added to the last."""
 
-MAX_COST_USD: Final = 1_000_000_000
+MAX_COST_USD: Final = 10_000
+"""The same for what a model costs in one run, which is stored in billionths."""
 MAX_NAME_CHARS: Final = 200
 UNKNOWN: Final = "unknown"
 

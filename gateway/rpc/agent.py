@@ -14,7 +14,14 @@ from gateway.errors import InvalidRequest, Unavailable
 from gateway.model import RunRequest, RunState
 from gateway.rpc.addresses import agent_address, delivery_context, input_provenance
 from gateway.rpc.asking import check_send_policy, commanded, failure_of, timeout_of, turn_of
-from gateway.rpc.common import agent_for, attachments, check_run_id, clean_text, session_key
+from gateway.rpc.common import (
+    agent_for,
+    attachments,
+    check_model,
+    check_run_id,
+    clean_text,
+    session_key,
+)
 from gateway.rpc.table import MethodTable, TwoPhase
 from gateway.rpc.turn_params import AgentParams, AgentWaitParams
 
@@ -31,6 +38,7 @@ async def agent(context: Context, params: AgentParams) -> TwoPhase | dict[str, A
     services = context.services
     reply = agent_address(params)
     key, target, session_id = await _agent_target(context, params)
+    model = _model(context, params, target)
     text = clean_text(params.message)
     if not text.strip():
         raise InvalidRequest("invalid agent params: message must not be blank")
@@ -47,6 +55,7 @@ async def agent(context: Context, params: AgentParams) -> TwoPhase | dict[str, A
             text=text,
             attachments=files,
             thinking=given(params.thinking, None),
+            model=model,
             extra_system_prompt=given(params.extra_system_prompt, None),
             timeout_s=timeout_of(context, given(params.timeout, None), 1),
             reply=reply,
@@ -91,6 +100,20 @@ async def _agent_target(context: Context, params: AgentParams) -> tuple[str, Age
             f'"{owner.agent_id}"'
         )
     return key, owner, session_id
+
+
+def _model(context: Context, params: AgentParams, target: Agent) -> str | None:
+    """Return the model that the turn is asked of, as ``provider/id``; None for that of the session.
+
+    Raises InvalidRequest for one of a provider that no agent has.
+    """
+    model = given(params.model, "").strip()
+    if not model:
+        return None
+    if "/" not in model:
+        model = f"{given(params.provider, '').strip() or target.model.provider}/{model}"
+    check_model(context, model)
+    return model
 
 
 async def _ended(context: Context, run_id: str, run: Run | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def commanded(
     services, keep_id = context.services, context.caller.protocol >= 4
 
     async def restart() -> None:
-        services.runs.abort_session(key, "reset")
+        await services.runs.vacate(key, "reset")
         await services.sessions.reset(key, reason=command.name, keep_id=keep_id)
 
     return command.rest or GREETING, restart

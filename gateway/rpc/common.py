@@ -126,3 +126,11 @@ def _text(value: object) -> str | None:
 def fingerprint(*parts: Any) -> str:
     """Return the digest of a request's content, by which a reused idempotency key is told apart."""
     return sha256(encode(parts)).hexdigest()
+
+
+def check_model(context: Context, model: str | None) -> None:
+    """Raise InvalidRequest for a model of a provider that no agent has (version 4's rule)."""
+    provider, slash, _ = (model or "").partition("/")
+    providers = {known.provider for known in context.services.agents.models()}
+    if slash and provider not in providers:
+        raise InvalidRequest(f'Unknown provider "{provider[:64]}". Use /models to list providers.')

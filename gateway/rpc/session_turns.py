@@ -51,11 +51,11 @@ def sessions_abort(context: Context, params: SessionsAbortParams) -> dict[str, A
             runs.stop_session(owner, "rpc")
         return _answer(run_id)
     assert key is not None
-    going = runs.going_in(key)
-    first = next(iter([run.run_id for run in going] or runs.coming.to(key)), None)
+    first = next(iter((*runs.lanes.runs(key), *runs.coming.to(key))), None)
     if given(params.clear_queued, False):
         return _answer(first if runs.stop_session(key, "rpc") else None)
-    return _answer(first if first is not None and runs.abort(first, "rpc") else None)
+    ended = first is not None and (runs.holds.stop(key) or runs.abort(first, "rpc"))
+    return _answer(first if ended else None)
 
 
 async def _send(context: Context, params: SessionsSendParams, mode: QueueMode) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gateway.core.sessionrow import session_entry
 from gateway.core.transcript import preview, text_of
 from gateway.errors import InvalidRequest
 from gateway.model import Message, Session, SessionPage, SessionQuery
-from gateway.rpc.common import MAX_OFFSET, agent_for, session_key
+from gateway.rpc.common import MAX_OFFSET, agent_for, check_model, session_key
 from gateway.rpc.history import agent_defaults
 from gateway.rpc.session_params import (
     SessionsCreateParams,
@@ -211,7 +211,7 @@ async def sessions_patch(context: Context, params: SessionsPatchParams) -> dict[
     changes = params.changes()
     apply_patch({}, changes, protocol=protocol, key=key)
     if protocol >= 4:
-        _check_model(context, changes.get("model"))
+        check_model(context, changes.get("model"))
     expected_id = given(params.expected_session_id, None)
     expected_revision = given(params.expected_lifecycle_revision, None)
 
@@ -244,7 +244,7 @@ async def sessions_reset(context: Context, params: SessionsResetParams) -> dict[
 
     # Twice: before a run is stopped in vain, and where nobody can come between check and change.
     check(await services.sessions.get(key))
-    services.runs.abort_session(key, "reset")
+    await services.runs.vacate(key, "reset")
     four = context.caller.protocol >= 4
     reason = given(params.reason, "reset")
     session = await services.sessions.reset(key, reason=reason, keep_id=four, check=check)
@@ -273,7 +273,7 @@ async def sessions_delete(context: Context, params: SessionsDeleteParams) -> dic
 
     # Twice: before a run is stopped in vain, and where nobody can come between check and deletion.
     check(await services.sessions.get(key))
-    if services.runs.abort_session(key, "delete"):
+    if await services.runs.vacate(key, "delete"):
         updated_at = None  # the ends of the runs changed it
     deleted = await services.sessions.delete(
         key, delete_transcript=given(params.delete_transcript, True), check=check
@@ -332,17 +332,9 @@ def _check_unchanged(
 
 
 def _resolved(agent: Agent, session: Session) -> dict[str, str]:
-    """Return the model that a session's next run is started with, as clients show it."""
-    model = agent.model_for(session.settings)
+    """Return the model that a run of the session is answered with."""
+    model = agent.chosen(session.settings.get("model"))
     return {"modelProvider": model.provider, "model": model.id}
-
-
-def _check_model(context: Context, model: str | None) -> None:
-    """Raise InvalidRequest for a model of a provider that no agent has (version 4's rule)."""
-    provider, slash, _ = (model or "").partition("/")
-    providers = {known.provider for known in context.services.agents.models()}
-    if slash and provider not in providers:
-        raise InvalidRequest(f'Unknown provider "{provider[:64]}". Use /models to list providers.')
 
 
 def _refuse_webchat(context: Context, what: str) -> None:

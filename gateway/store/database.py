@@ -1,7 +1,8 @@
 """A database behind Deferreds: its threads, its transactions, its health.
 
 Writes are done in the order they were asked for, by one thread, many in one transaction. Reads have a
-thread of their own and see every write whose Deferred has fired. In memory, one thread does both.
+thread of their own and see every write whose Deferred has fired; reports, which add up a whole table, have
+another one, so that no message waits for them. In memory, one thread does all.
 Threads and connections begin with startService, so that a fork before it does no harm.
 
 Durability, by ``synchronous``. ``normal``: what is acknowledged was handed to the operating system, so it
@@ -51,15 +52,16 @@ SLOW_BATCH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Executors:
-    """Who carries out writes and reads; both can be the same."""
+    """Who carries out writes, reads and reports; all can be the same."""
 
     writer: Executor
     reader: Executor
+    reporter: Executor
 
     @property
     def each(self) -> tuple[Executor, ...]:
         """Each of them once, in the order in which they are stopped."""
-        return (self.writer,) if self.reader is self.writer else (self.reader, self.writer)
+        return tuple(dict.fromkeys((self.reader, self.reporter, self.writer)))
 
 
 class Database(Service):
@@ -131,22 +133,26 @@ class Database(Service):
         transactions = Transactions(engine, care, self._clock)
         if not self._threads:
             both: Executor = InlineExecutor(transactions, self._note_write)
-            return _Executors(both, both)
+            return _Executors(both, both, both)
         writer = ThreadExecutor(
             "gateway-store-writer", transactions, self._note_write, self._call_from_thread
         )
         if self._path is None:
-            return _Executors(writer, writer)
+            return _Executors(writer, writer, writer)
+        return _Executors(
+            writer, self._make_reader(url, "reader"), self._make_reader(url, "reports")
+        )
+
+    def _make_reader(self, url: URL, name: str) -> Executor:
         engine = sqlite.make_engine(url, read_only=True, must_exist=True, driver=self._driver)
-        reader = ThreadExecutor(
-            "gateway-store-reader",
+        return ThreadExecutor(
+            f"gateway-store-{name}",
             Transactions(engine, Care(), self._clock),
             self._note_read,
             self._call_from_thread,
             # One by one: a quick read must not be answered together with a slow one.
             max_batch=1,
         )
-        return _Executors(writer, reader)
 
     def startService(self) -> None:
         """Start the threads, after open()."""
@@ -168,7 +174,7 @@ class Database(Service):
         if self._backup is not None:
             self._backup.give_up()
             await self._backup.ended
-        # The reader first: the writer's connection, closed last, can then remove the log.
+        # The readers first: the writer's connection, closed last, can then remove the log.
         for executor in executors.each:
             failure = await executor.stop()
             if failure is not None:
@@ -218,11 +224,16 @@ class Database(Service):
     def _read(self, operation: Operation[T]) -> Deferred[T]:
         return self._submit(Side.READER, Job(operation, reads=True))
 
-    def _submit(self, side: Side, job: Job[T]) -> Deferred[T]:
+    def _report(self, operation: Operation[T]) -> Deferred[T]:
+        """Read what takes its time; no other read waits for it."""
+        return self._submit(Side.READER, Job(operation, reads=True), slow=True)
+
+    def _submit(self, side: Side, job: Job[T], *, slow: bool = False) -> Deferred[T]:
         executors = self._executors
         if executors is None:
             return fail(StoreError("the store is not open"))
-        executor = executors.writer if side is Side.WRITER else executors.reader
+        reader = executors.reporter if slow else executors.reader
+        executor = executors.writer if side is Side.WRITER else reader
         try:
             executor.submit(job)
         except StoreError as error:

@@ -159,11 +159,11 @@ class SQLStore(Database):
 
     def sum_usage(self, query: UsageQuery) -> Deferred[tuple[UsageSum, ...]]:
         """See IStore."""
-        return self._read(partial(usage.add_up, query=query))
+        return self._report(partial(usage.add_up, query=query))
 
     def sum_latency(self, query: UsageQuery) -> Deferred[tuple[LatencySum, ...]]:
         """See IStore. The 95th percentile is that of the nearest rank."""
-        return self._read(partial(usage.latency, query=query))
+        return self._report(partial(usage.latency, query=query))
 
     def prune_runs(self, ended_before_ms: int, limit: int) -> Deferred[int]:
         """See IStore. Everything else waits meanwhile: keep ``limit`` small and come again."""

@@ -436,3 +436,32 @@ def test_an_end_that_can_not_be_stored_holds_nothing_up(gate: Gate) -> None:
 
     assert sent.payload["status"] == "started"
     assert gate.backend.started == ["r1", "r2"]
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["at once", "in time"])
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("sessions.reset", {"key": "side"}),
+        ("sessions.delete", {"key": "side"}),
+        ("chat.send", {"sessionKey": "side", "message": "/new hi", "idempotencyKey": "r2"}),
+    ],
+)
+def test_an_end_belongs_to_what_is_over(
+    gate: Gate, method: str, params: dict[str, Any], hangs: bool
+) -> None:
+    """An answer that the store has not taken yet does not come into the conversation that begins."""
+    client = gate.client()
+    client.send("one", key="side")
+    session_id = gate.live().request.session_id
+    end_badly(gate, text="answer to one")
+    gate.store.failing.clear()
+    if hangs:
+        gate.store.hanging.add("finish_turn")
+    call = client.call(method, params)
+    gate.store.release()
+    gate.clock.pump([1] * 10)
+
+    assert call.frame["ok"]
+    stored = result_of(gate.store.list_messages(session_id, limit=10))
+    assert [message.role for message in stored] == (["user"] if method == "chat.send" else [])

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 
 from gateway.errors import StoreError
-from gateway.model import Usage
+from gateway.model import ModelInfo, Usage
 from gateway.store.store import SQLStore
 from gateway.testing import FakeClock, memory_store, result_of
-from tests.app.harness import Client, Gate
+from tests.app.harness import Call, Client, Gate
 from tests.app.test_recovery import recovered
 
 Gates = Callable[..., Gate]
@@ -60,6 +60,50 @@ def test_a_run_that_waited(gate: Gate) -> None:
         (None, None),
         ("fake/large", "high"),
         (None, "low"),
+    ]
+
+
+def test_a_model_that_the_request_names(gate: Gate) -> None:
+    """A turn may ask for a model of its own, by its name alone too; that of its session is for the others."""
+    client = gate.client()
+    patch(client, model="fake/large")
+
+    def ask(run: str, **params: Any) -> Call:
+        return client.call("agent", {"message": "hi", "idempotencyKey": run, **params})
+
+    for run, named in (
+        ("r1", {"model": "small"}),
+        ("r2", {"model": "fake/tiny"}),
+        ("r3", {"model": "tiny", "provider": "fake"}),
+        ("r4", {"model": " ", "provider": "fake"}),
+    ):
+        ask(run, **named)
+        gate.clock.advance(1)
+        gate.live(run).end()
+        gate.clock.advance(1)
+
+    models = [asked(gate, f"r{number}")[0] for number in range(1, 5)]
+    assert models == ["fake/small", "fake/tiny", "fake/tiny", "fake/large"]
+    refused = ask("r5", model="nobody/tiny").error
+    assert refused["message"].startswith('Unknown provider "nobody"')
+
+
+def test_the_model_that_is_told(gate: Gate) -> None:
+    """A session is shown with the model that answers: the one it asks for, where the agent has that."""
+    client = gate.client()
+    gate.backend.models += (ModelInfo(id="big", name="Big", provider="fake", context_window=9),)
+
+    def told(model: str | None) -> Any:
+        answer = client.ok("sessions.patch", {"key": "main", "model": model})
+        (row,) = client.ok("sessions.list", {})["sessions"]
+        assert answer["resolved"] == {"modelProvider": row["modelProvider"], "model": row["model"]}
+        return row["model"], row["contextTokens"]
+
+    assert [told(model) for model in ("fake/big", "big", "fake/none", None)] == [
+        ("big", 9),
+        ("big", 9),
+        ("echo-1", 1000),
+        ("echo-1", 1000),
     ]
 
 

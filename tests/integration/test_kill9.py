@@ -15,8 +15,11 @@ from tests.integration.daemon import ROOT
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 POINTS = 10
-SEEDS: dict[int, tuple[str, ...]] = {11: (), 12: ("--collect", "0.7")}
-"""With the first no message may be collected, with the second most may."""
+SEEDS: dict[int, tuple[str, ...]] = {
+    11: (),
+    12: ("--collect", "0.4", "--steer", "0.3", "--interrupt", "0.1"),
+}
+"""With the first every message is a turn of its own, with the second most have another queue mode."""
 
 
 def test_kill_at_random_moments() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from gateway.core.transcript import text_of
 from gateway.model import InputProvenance, ReplyAddress
 from gateway.testing import result_of
 from tests.app.harness import WRITE, Client, Gate
@@ -196,6 +197,7 @@ def test_the_history_of_later_runs_says_it_too(gate: Gate) -> None:
     (message, *_) = result_of(gate.live("r2").sink.history(5))
 
     assert message.content[0]["text"].startswith("[This message was sent by another session")
+    assert text_of(message.content).count("[This message was sent by another session") == 1
 
 
 def test_a_bridge_says_where_a_message_comes_from(gate: Gate) -> None:

@@ -13,8 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.app.agentfiles import KNOWN
-from tests.app.harness import Client, Gate, assert_fits
+from gateway.app.agentfiles import KNOWN, AgentFiles, Private
+from gateway.app.agents import Agent
+from gateway.app.threads import here
+from gateway.errors import InvalidRequest
+from gateway.testing import result_of
+from tests.app.harness import Client, Gate, ScriptedBackend, assert_fits
 from tests.rpc.managing import Managed
 
 
@@ -286,6 +290,33 @@ def test_random_paths(tree: tuple[Managed, Path], names: list[str]) -> None:
         assert not {"..", "out", "up", "self", "link"} & set(names)
     if listed["ok"]:
         assert {row["name"] for row in listed["payload"]["entries"]} <= {"a", "dir"}
+
+
+def test_what_is_the_gateways_own(tmp_path: Path) -> None:
+    """An agent may work around the state directory and the configuration: neither is shown."""
+    state, config = tmp_path / "state", tmp_path / "gateway.toml"
+    (state / "workspace" / "main").mkdir(parents=True)
+    for file in (state / "token", config, tmp_path / "notes", state / "workspace/main/own"):
+        file.write_text("text")
+    (tmp_path / "link").symlink_to(tmp_path)
+    files = AgentFiles(here, 1000, Private(str(tmp_path / "link/state"), str(config)))
+
+    def agent_in(path: Path) -> Agent:
+        return Agent("main", "main", "test", ScriptedBackend(), 1.0, workspace=str(path))
+
+    around = agent_in(tmp_path)
+    for refused in (
+        files.read(around, "state/token"),
+        files.list(around, "state", 0, 10),
+        files.read(around, "gateway.toml"),
+        files.read(agent_in(state), "token"),
+        files.read(agent_in(tmp_path / "link"), "state/token"),
+    ):
+        with pytest.raises(InvalidRequest, match="own files are not shown"):
+            result_of(refused)
+    assert result_of(files.read(around, "notes"))["content"] == "text"
+    inside = agent_in(state / "workspace" / "main")
+    assert result_of(files.read(inside, "own"))["content"] == "text"
 
 
 def test_an_agent_without_a_workspace(gate: Gate) -> None:

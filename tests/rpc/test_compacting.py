@@ -11,7 +11,16 @@ from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
 from gateway.app.bindings import agent_session_of
-from gateway.app.compacting import ANEW, BUSY, COMPACT_S, FAILED, LANE_WAIT_S, NOTHING, SLOW
+from gateway.app.compacting import (
+    ANEW,
+    BUSY,
+    COMPACT_S,
+    FAILED,
+    LANE_WAIT_S,
+    NOTHING,
+    SLOW,
+    STOPPED,
+)
 from gateway.core.transcript import text_of
 from gateway.errors import BackendError
 from gateway.interfaces import ICompactingBackend, IRunSink
@@ -227,16 +236,89 @@ def test_a_caller_that_goes(gate: Gate, client: Client) -> None:
     assert not gate.runs.busy(KEY)
 
 
+def begin_anew(gate: Gate) -> None:
+    """Begin the session anew under its id, and let the agent work on."""
+    result_of(Deferred.fromCoroutine(gate.services.sessions.reset(KEY, keep_id=True)))
+
+
 def test_a_session_that_begins_anew(gate: Gate, client: Client) -> None:
     """A summary of what is no more is dropped."""
     working: Deferred[Any] = Deferred()
     compacts(gate, lambda request, sink: working)
     call = client.call("sessions.compact", {"key": "main"})
-    client.ok("sessions.reset", {"key": "main"})
+    begin_anew(gate)
     working.callback(DONE)
 
     assert call.payload["reason"] == ANEW
     assert gate.messages() == []
+
+
+ABORTS = [
+    ("chat.abort", {"sessionKey": "main"}),
+    ("chat.send", {"sessionKey": "main", "message": "stop", "idempotencyKey": "s"}),
+    ("sessions.abort", {"key": "main"}),
+    ("sessions.abort", {"key": "main", "clearQueued": True}),
+    ("sessions.reset", {"key": "main"}),
+]
+
+
+@pytest.mark.parametrize(("method", "params"), ABORTS)
+def test_it_is_stopped(gate: Gate, client: Client, method: str, params: dict[str, Any]) -> None:
+    """What aborts a session ends its compaction too, and only the messages behind it that it means to."""
+    working: Deferred[Any] = Deferred()
+    compacts(gate, lambda request, sink: working)
+    call = client.call("sessions.compact", {"key": "main"})
+    client.send("u r3", run="r3")
+    answer = client.ok(method, params)
+
+    alone = params == {"key": "main"} and method == "sessions.abort"
+    assert (call.payload["compacted"], call.payload["reason"]) == (False, STOPPED)
+    assert gate.backend.started[2:] == (["r3"] if alone else [])
+    assert client.ends("r3")[0] == ([] if alone else ["aborted"])
+    operation = client.events("session.operation")[0]["operationId"]
+    assert answer.get("abortedRunId", operation) == operation
+    assert operation in answer.get("runIds", [operation])
+    if alone:
+        gate.live("r3").end()
+    gate.clock.advance(1)
+    assert not gate.runs.busy(KEY)
+
+
+def test_a_cut_is_not_stopped(gate: Gate, client: Client) -> None:
+    """What is over in a moment can not be stopped; nothing behind it is aborted in its place."""
+    gate.store.hanging.add("newest_summary")
+    call = client.call("sessions.compact", {"key": "main", "maxLines": 1})
+    gate.store.hanging.clear()
+    client.send("u r3", run="r3")
+    answer = client.ok("sessions.abort", {"key": "main"})
+    gate.store.release()
+
+    assert answer["status"] == "no-active-run"
+    assert call.payload["compacted"]
+    assert gate.backend.started[2:] == ["r3"]
+
+
+def test_a_binding_to_a_session_that_begins_anew(gate: Gate, client: Client) -> None:
+    """What the agent calls the conversation that is over is not kept for the one that begins."""
+    kept: list[Any] = []
+    working: Deferred[Any] = Deferred()
+
+    def compact(request: RunRequest, sink: Any) -> Any:
+        kept.append(sink)
+        return working
+
+    compacts(gate, compact)
+    client.call("sessions.compact", {"key": "main"})
+    before = result_of(gate.store.get_session(KEY))
+    begin_anew(gate)
+    kept[0].bind("of what is over")
+    working.callback(None)
+
+    after = result_of(gate.store.get_session(KEY))
+    assert before is not None
+    assert after is not None
+    assert after.session_id == before.session_id
+    assert bound(gate) is None
 
 
 def test_a_session_that_goes_while_it_is_waited_for(gate: Gate, client: Client) -> None:

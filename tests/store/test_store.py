@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from threading import Event
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.errors import StoreError
+from gateway.model import UsageQuery
 from gateway.store.store import SQLStore
 from gateway.testing import result_of
 
@@ -99,6 +101,30 @@ def test_reads_see_what_was_acknowledged(url: str, pump: Pump) -> None:
     for number in range(1, 20):
         pump.wait(store.append_messages("s", [a_message()]))
         assert pump.wait(store.count_messages("s")) == number
+    pump.wait(store.stopService())
+
+
+def test_no_read_waits_for_a_report(url: str, pump: Pump) -> None:
+    """While usage is added up, which takes as long as there are rows, messages are read and written."""
+    held, go_on = Event(), Event()
+
+    class Slow(UsageQuery, frozen=True):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "by":
+                held.set()
+                assert go_on.wait(PATIENCE_S)
+            return super().__getattribute__(name)
+
+    store = threaded_store(url, pump)
+    report = store.sum_usage(Slow(since_ms=0, until_ms=1))
+    assert held.wait(PATIENCE_S)
+    try:
+        pump.wait(store.append_messages("s", [a_message()]))
+        assert pump.wait(store.count_messages("s")) == 1
+        assert not report.called
+    finally:
+        go_on.set()
+    assert pump.wait(report) == ()
     pump.wait(store.stopService())
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.model import Retention
+from gateway.core.usage import MAX_COST_USD, MAX_TOKENS, by_model
+from gateway.model import ModelUsage, Retention, Usage
 from gateway.store.retention import STEP_USAGE
 from gateway.store.store import SQLStore
 from gateway.store.usage import nanousd
@@ -57,3 +58,18 @@ def test_a_pass_forgets_a_bounded_part(store: SQLStore) -> None:
 
     assert [each.usage for each in passes] == [STEP_USAGE, 10, 0]
     assert [each.more for each in passes] == [True, True, False]
+
+
+def test_the_largest_numbers_add_up(store: SQLStore) -> None:
+    """What the most wasteful runs used can be added up: it never gets too large for the database."""
+    wait: Callable[[Any], Any] = result_of
+    largest = ModelUsage(
+        provider="p", model="m", input_tokens=MAX_TOKENS, output_tokens=0, cost_usd=MAX_COST_USD
+    )
+    (entry,) = by_model(Usage(by_model=(largest,)), None, None)
+    end_run(store, wait, "run", NOW, *[entry] * 10_000)
+
+    (found,) = result_of(store.sum_usage(query()))
+
+    assert found.input_tokens == 10_000 * MAX_TOKENS
+    assert found.cost_nanousd == 10_000 * MAX_COST_USD * 1_000_000_000
