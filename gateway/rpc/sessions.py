@@ -337,14 +337,6 @@ def _resolved(agent: Agent, session: Session) -> dict[str, str]:
     return {"modelProvider": model.provider, "model": model.id}
 
 
-def _check_model(context: Context, model: str | None) -> None:
-    """Raise InvalidRequest for a model of a provider that no agent has (version 4's rule)."""
-    provider, slash, _ = (model or "").partition("/")
-    providers = {known.provider for known in context.services.agents.models()}
-    if slash and provider not in providers:
-        raise InvalidRequest(f'Unknown provider "{provider[:64]}". Use /models to list providers.')
-
-
 def _refuse_webchat(context: Context, what: str) -> None:
     """A chat page embedded somewhere may talk, but not manage sessions (version 3's rule)."""
     client = context.caller.client
