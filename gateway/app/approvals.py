@@ -237,7 +237,7 @@ class Approvals:
         of_session = [
             approval
             for approval in self.visible(viewer)
-            if approval.question.session_key == session_key
+            if approval.question.session == session_key
         ]
         return {
             "sessionKey": session_key,

@@ -41,7 +41,7 @@ class Notices:
     ) -> None:
         event = Event(name, shape(approval, 4), v3=shape(approval, 3))
         self._hub.broadcast_where(event, lambda caller: approval.reaches(viewer_of(caller)))
-        key = approval.question.session_key
+        key = approval.question.session
         if not key:
             return
         watching = [c for c in self._hub.approval_watchers(key) if self._sees(c, approval)]

@@ -96,12 +96,20 @@ class Question:
     ask: str | None = None
     agent_id: str | None = None
     session_key: str | None = None
+    """The session as the asker calls it."""
+    watched_key: str | None = None
+    """The canonical key of that session, for those who follow it; None where it is the same."""
     node_id: str | None = None
     resolved_path: str | None = None
     run_id: str | None = None
     tool_call_id: str | None = None
     decisions: tuple[Decision, ...] = ALL_DECISIONS
     """What can be answered."""
+
+    @property
+    def session(self) -> str | None:
+        """The canonical key of the session that it belongs to."""
+        return self.watched_key or self.session_key
 
     @property
     def size(self) -> int:
@@ -111,7 +119,8 @@ class Question:
 
 
 _TEXTS: Final = tuple(name for name in Question.__slots__ if name not in ("argv", "decisions"))
-_SHOWN: Final = tuple(name for name in _TEXTS if name not in ("agent_id", "session_key", "run_id"))
+_IDS: Final = ("agent_id", "session_key", "watched_key", "run_id")
+_SHOWN: Final = tuple(name for name in _TEXTS if name not in _IDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

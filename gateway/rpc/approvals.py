@@ -177,7 +177,7 @@ def _question(context: Context, params: ExecApprovalRequestParams) -> Question:
         if context.caller.protocol >= 4 and plan is None:
             raise InvalidRequest("systemRunPlan is required for host=node")
     preview = (plan or {}).get("commandPreview")
-    ask = given(params.ask, None)
+    ask, key = given(params.ask, None), given(params.session_key, None)
     # A version 4 asker that wants to be asked every time has no use for an answer that lasts.
     always = context.caller.protocol < 4 or (
         ask != "always" and params.unavailable_decisions is UNSET
@@ -192,7 +192,8 @@ def _question(context: Context, params: ExecApprovalRequestParams) -> Question:
         security=given(params.security, None),
         ask=ask,
         agent_id=given(params.agent_id, None),
-        session_key=given(params.session_key, None),
+        session_key=key,
+        watched_key=None if key is None else context.services.agents.keys.canonical(key),
         node_id=given(params.node_id, None),
         resolved_path=given(params.resolved_path, None),
         run_id=given(params.run_id, None),

@@ -311,6 +311,21 @@ def test_an_agent_that_can_not_remember(gate: Gate, ui: Client) -> None:
     assert not answer.called
 
 
+def test_a_session_that_the_asker_calls_by_another_name(gate: Gate) -> None:
+    """Who watches a session is told of what a client asks for it, whatever the client calls it."""
+    watcher = gate.client()
+    wish = {"key": "agent:main:main", "includeApprovals": True}
+    watcher.ok("sessions.messages.subscribe", wish)
+
+    params = {"command": "ls", "sessionKey": "Main", "twoPhase": True}
+    gate.client(3).call("exec.approval.request", params)
+    replay = gate.client().ok("sessions.messages.subscribe", wish)["approvalReplay"]
+
+    (event,) = watcher.events("session.approval")
+    assert (event["phase"], event["sessionKey"]) == ("pending", "agent:main:main")
+    assert [each["status"] for each in replay["approvals"]] == ["pending"]
+
+
 def test_who_watches_a_session(gate: Gate, ui: Client) -> None:
     """Who watches a session with its approvals is told of them: what waits, then what happens."""
     asked(gate)
