@@ -26,6 +26,17 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+KNOWN_FILES = (
+    "AGENTS.md",
+    "SOUL.md",
+    "TOOLS.md",
+    "IDENTITY.md",
+    "USER.md",
+    "HEARTBEAT.md",
+    "BOOTSTRAP.md",
+    "MEMORY.md",
+)
+"""The files at the top of an agent's workspace that tell it who it is and what it works on."""
 FILE_BYTES = 8 * 1024 * 1024
 """Largest file that is read or written where nobody says otherwise."""
 SCAN_BYTES = 64 * 1024 * 1024

@@ -20,19 +20,8 @@ from gateway.app.agents import Agent
 from gateway.app.deferreds import shielded
 from gateway.app.threads import InThread
 from gateway.errors import InvalidRequest, Unavailable
-from gateway.workspace import Entry, Refused, Workspace, WorkspaceError
+from gateway.workspace import KNOWN_FILES, Entry, Refused, Workspace, WorkspaceError
 
-KNOWN: Final = (
-    "AGENTS.md",
-    "SOUL.md",
-    "TOOLS.md",
-    "IDENTITY.md",
-    "USER.md",
-    "HEARTBEAT.md",
-    "BOOTSTRAP.md",
-    "MEMORY.md",
-)
-"""The files at the top of a workspace that tell an agent who it is and what it works on."""
 EXPECTED: Final = frozenset({"AGENTS.md", "BOOTSTRAP.md"})
 """Those of them that a workspace is expected to have."""
 MAX_ENTRIES: Final = 10_000
@@ -94,7 +83,7 @@ def _workspace(agent: Agent) -> Workspace:
 
 
 def _checked(name: str) -> str:
-    if name not in KNOWN:
+    if name not in KNOWN_FILES:
         raise InvalidRequest(f'unsupported file "{name[:128]}"')
     return name
 
@@ -135,7 +124,7 @@ def _found(workspace: Workspace, name: str, max_bytes: int) -> tuple[dict[str, A
 
 def _known(workspace: Workspace, max_bytes: int) -> list[dict[str, Any]]:
     rows = []
-    for name in KNOWN:
+    for name in KNOWN_FILES:
         try:
             row, _ = _found(workspace, name, max_bytes)
         except WorkspaceError:

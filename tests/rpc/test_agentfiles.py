@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.app.agentfiles import KNOWN, AgentFiles, Private
+from gateway.app.agentfiles import AgentFiles, Private
 from gateway.app.agents import Agent
 from gateway.app.threads import here
 from gateway.errors import InvalidRequest
 from gateway.testing import result_of
+from gateway.workspace import KNOWN_FILES
 from tests.app.harness import Client, Gate, ScriptedBackend, assert_fits
 from tests.rpc.managing import Managed
 
@@ -55,7 +56,7 @@ def test_no_files_yet(managed: Managed, client: Client) -> None:
     assert_fits(protocol_of(client), "AgentsFilesListResult", answer)
     assert answer["workspace"] == str(managed.state / "workspace" / "main")
     assert [(row["name"], row["missing"]) for row in answer["files"]] == [
-        (name, True) for name in KNOWN
+        (name, True) for name in KNOWN_FILES
     ]
     got = client.ok("agents.files.get", {"agentId": "main", "name": "SOUL.md"})
     assert_fits(protocol_of(client), "AgentsFilesGetResult", got)

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.workspace import Refused, Workspace, WorkspaceError
+from gateway.workspace import KNOWN_FILES, Refused, Workspace, WorkspaceError
 
-WORKSPACE_FILES = (
-    "AGENTS.md",
-    "SOUL.md",
-    "TOOLS.md",
-    "IDENTITY.md",
-    "USER.md",
-    "HEARTBEAT.md",
-    "BOOTSTRAP.md",
-    "MEMORY.md",
-)
 FILE_CHARS = 20_000
 TOTAL_CHARS = 60_000
 READ_BYTES = 256 * 1024
@@ -27,7 +17,7 @@ def workspace_instructions(workspace: Workspace) -> str | None:
     """
     parts: list[str] = []
     room = TOTAL_CHARS
-    for name in WORKSPACE_FILES:
+    for name in KNOWN_FILES:
         text = _text(workspace, name)
         if not text or not room:
             continue
