@@ -28,10 +28,22 @@ class LimitsConfig(Table, frozen=True):
     """Connections of one address that may be unauthenticated at once."""
     preauth_connections_loopback: Count = 1000
     """The same for loopback addresses, which local clients and proxies share."""
+    preauth_connections_max: Count = 5000
+    """The same for all addresses together, connections that have not sent a request head included."""
+    auth_failures_max: Count = 10
+    """Wrong credentials of one kind from one address, within the window, that lock it out."""
+    auth_failure_window_s: Seconds = 60.0
+    """The window of them, in seconds."""
+    auth_lock_s: Seconds = 300.0
+    """How long such an address is locked out, in seconds; loopback is answered later instead."""
+    auth_sources_max: Count = 10_000
+    """Addresses whose wrong credentials are remembered."""
+    auth_delayed_max: Count = 64
+    """Wrong credentials from loopback whose answers may be late at once; beyond, each waits first."""
     connections_max: Count = 20_000
     """Connections at once."""
     connections_per_principal: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    """Connections of one identity at once, loopback excepted; 0 is unlimited."""
+    """Connections of one device, proxied user, or address with the shared secret; 0 is unlimited."""
     closed_connections_max: Count = 1000
     """Ended connections remembered, and as many again that ended before they were authenticated."""
     closed_connections_ttl_s: Seconds = 86_400.0
@@ -82,14 +94,54 @@ class LimitsConfig(Table, frozen=True):
     """How long an agent's question may wait for an answer, in seconds; its run's timeout goes on."""
     approval_no_route_s: Seconds = 60.0
     """The same as long as no client is connected that could answer it, in seconds."""
+    exec_policy_bytes: Bytes = 262_144
+    """The policy of exec approvals: its largest size, in bytes."""
+    setup_codes_max: Count = 100
+    """Setup codes that may wait to be used at once, and as many again that were."""
+    scope_upgrades_max: Count = 200
+    """Devices that may wait at once for more scopes, and answers to them remembered for five minutes."""
+    pairing_requests_max: Count = 100
+    """Devices that may wait for an operator's approval at once."""
+    pairing_requests_per_address: Count = 10
+    """Devices of one address that may wait for approval at once."""
+    devices_max: Annotated[int, Meta(ge=1, le=1000)] = 1000
+    """Paired devices; beyond, the one goes that was paired silently and unseen for longest."""
+    node_pending_max: Count = 1000
+    """Commands of nodes that may wait for their answer at once."""
+    node_pending_per_node: Count = 64
+    """The same of one node."""
+    node_timeout_s: Seconds = 600.0
+    """Longest time that a request may give a node for its answer, in seconds; 30 where it gives none."""
+    node_params_bytes: Bytes = 1_048_576
+    """Largest params of a command of a node, as JSON text, in bytes."""
+    node_result_bytes: Bytes = 6_291_456
+    """Largest answer of a node, as it sends it, in bytes; its asker gets it twice, parsed and as text."""
+    node_progress_bytes: Bytes = 16_777_216
+    """Bytes of progress that a node may tell of one command; what comes after is dropped."""
+    node_answers_bytes: Bytes = 67_108_864
+    """Bytes of nodes' answers that are remembered for repeated idempotency keys."""
     presence_max: Count = 200
     """Presence entries at once."""
+    presence_per_device: Count = 16
+    """Connections of one device that are listed, and as many again that have ended."""
     presence_ttl_s: Seconds = 300.0
     """How long a presence entry lives without being refreshed, in seconds."""
+    node_queues_max: Count = 1000
+    """Nodes for which questions or actions wait at once; what waits is kept in memory."""
     voice_sessions_max: Count = 200
     """Sessions whose last voice transcript is remembered."""
     voice_identities_max: Count = 1000
     """Identities of voice transcripts remembered at once."""
+    node_facts_max: Count = 1024
+    """Nodes whose last words of themselves (numbers of the machine, being alive) are remembered."""
+    node_events_per_minute: Count = 1200
+    """Events that one node may tell in a minute; beyond, it is asked to come again."""
+    node_new_sessions: Count = 32
+    """Sessions that are not there yet that one node may name in an hour, besides main ones and its own."""
+    system_events_max: Count = 1000
+    """Sessions for which texts wait that their agents are told with the next message; 20 for each."""
+    exec_ends_max: Count = 2000
+    """Ends of commands at nodes remembered for ten minutes, so that each is told once."""
     agents_max: Annotated[int, Meta(ge=1, le=1000)] = 100
     """Agents that there may be once a client makes one; the configuration may have more."""
     agent_file_bytes: Annotated[int, Meta(ge=1024, le=16_000_000)] = 1_000_000

@@ -9,13 +9,14 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 ADMIN: Final = "operator.admin"
 UNIX_ADDRESS: Final = "unix"
 """What stands for the address of a peer on a Unix socket."""
+PAIRING: Final = "operator.pairing"
 READ: Final = "operator.read"
 WRITE: Final = "operator.write"
 
@@ -60,46 +61,6 @@ def covers(approved: Iterable[str], requested: Iterable[str]) -> bool:
     return set(requested) <= effective_scopes(held) | held
 
 
-@dataclass(frozen=True, slots=True)
-class SharedAuth:
-    """The verdict on the shared credential: ``reason`` is None if it is right.
-
-    Reasons are the protocol's: ``token_missing``, ``token_mismatch``, ``password_missing``,
-    ``password_mismatch``, ``token_missing_config``, ``password_missing_config``.
-    """
-
-    ok: bool
-    method: str
-    reason: str | None = None
-
-    @property
-    def presented(self) -> bool:
-        """Whether a credential was given at all."""
-        return self.reason is None or not self.reason.endswith("_missing")
-
-
-@dataclass(frozen=True, slots=True)
-class AuthPolicy:
-    """What the gateway asks of a client: mode none, token or password, and the secret."""
-
-    mode: str
-    secret: str | None = field(default=None, repr=False)
-
-    def check(self, token: str | None, password: str | None) -> SharedAuth:
-        """Judge a credential; the secret may come in either field. Constant time in the secret."""
-        if self.mode == "none":
-            return SharedAuth(True, "none")
-        if not self.secret:
-            return SharedAuth(False, self.mode, f"{self.mode}_missing_config")
-        first, second = (token, password) if self.mode == "token" else (password, token)
-        given = first if first else second
-        if not given:
-            return SharedAuth(False, self.mode, f"{self.mode}_missing")
-        if same_secret(given, self.secret):
-            return SharedAuth(True, self.mode)
-        return SharedAuth(False, self.mode, f"{self.mode}_mismatch")
-
-
 def same_secret(given: str, expected: str) -> bool:
     """Compare two secrets in a time that depends on neither."""
     return hmac.compare_digest(_digest(given), _digest(expected))
@@ -116,7 +77,10 @@ def _digest(secret: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Where a connection comes from: the socket's address and what its upgrade request said."""
+    """Where a connection comes from: the client's address and what its upgrade request said.
+
+    The address is the socket's, or what a trusted proxy said of its client.
+    """
 
     address: str
     port: int = 0
@@ -124,7 +88,11 @@ class Peer:
     origin: str | None = None
     user_agent: str | None = None
     forwarded: bool = False
-    """Whether a proxy's header (X-Forwarded-For, X-Real-IP, Forwarded ...) came along."""
+    """Whether it came through a proxy."""
+    user: str | None = None
+    """Who it is, as a proxy says that is believed."""
+    user_refusal: str | None = None
+    """Why what the proxy says of that is not believed: one of the reasons of mode trusted-proxy."""
 
     @property
     def local(self) -> bool:
@@ -212,6 +180,11 @@ class OriginPolicy:
         if self.allow_any or str(origin) in self.allowed or (peer.local and origin.loopback):
             return None
         return "origin not allowed"
+
+    def lists(self, peer: Peer) -> bool:
+        """Whether the origin of a peer is one of those that are named."""
+        origin = None if peer.origin is None else _Origin.parse(peer.origin)
+        return origin is not None and str(origin) in self.allowed
 
 
 def normal_origins(origins: Iterable[str]) -> frozenset[str]:

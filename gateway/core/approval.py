@@ -7,6 +7,7 @@ something else than what is asked.
 States::
 
     pending --resolve---> decided      an operator answered
+            --rule------> decided      the policy of exec approvals did
             --expire----> expired      nobody did in time
             --withdraw--> withdrawn    who asked no longer waits
             --no_route--> no-route     nobody was there who could have
@@ -21,7 +22,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from gateway.core.run import valid_text
-from gateway.model import Decision
+from gateway.model import Decision, ExecAllowlistEntry
 
 SCOPE: Final = "operator.approvals"
 
@@ -29,6 +30,9 @@ MAX_QUESTION_CHARS: Final = 32_768
 """Characters of all texts of a question: what is longer can not be shown, so it is not asked."""
 
 MAX_ID_CHARS: Final = 128
+
+POLICY: Final = "exec policy"
+"""Who has decided where the policy did."""
 
 ALL_DECISIONS: Final = (Decision.ALLOW_ONCE, Decision.ALLOW_ALWAYS, Decision.DENY)
 ONCE_OR_NOT: Final = (Decision.ALLOW_ONCE, Decision.DENY)
@@ -55,6 +59,8 @@ class Reason(StrEnum):
     """Why an approval ended (the protocol's words)."""
 
     USER = "user"
+    POLICY = "policy"
+    """The policy of exec approvals; clients are told ``user``, since the protocol has no word for it."""
     TIMEOUT = "timeout"
     NO_ROUTE = "no-route"
     RUN_ABORTED = "run-aborted"
@@ -75,6 +81,7 @@ class Verdict(StrEnum):
 
 _STATES: Final = {
     Reason.USER: ApprovalState.DECIDED,
+    Reason.POLICY: ApprovalState.DECIDED,
     Reason.TIMEOUT: ApprovalState.EXPIRED,
     Reason.NO_ROUTE: ApprovalState.NO_ROUTE,
     Reason.RUN_ABORTED: ApprovalState.WITHDRAWN,
@@ -176,6 +183,12 @@ class Approval:
     resolver: str | None = field(default=None, init=False)
     """The device, or else the client, of who decided."""
     resolved_at_ms: int | None = field(default=None, init=False)
+    used: bool = field(default=False, init=False)
+    """Whether an answer for once has served."""
+    lasting: ExecAllowlistEntry | None = None
+    """The entry of the policy that allow-always makes; None where it is the asker's own affair."""
+    unanswered: bool = False
+    """Whether the policy allows it where nobody answers."""
 
     @property
     def pending(self) -> bool:
@@ -191,6 +204,12 @@ class Approval:
         self.decision, self.resolved_by, self.resolver = decision, by, resolver
         self.end(Reason.USER, now_ms)
         return Verdict.APPLIED
+
+    def rule(self, decision: Decision, now_ms: int) -> bool:
+        """Answer it by the policy; return whether it was pending."""
+        if self.pending:
+            self.decision, self.resolved_by = decision, POLICY
+        return self.end(Reason.POLICY, now_ms)
 
     def end(self, reason: Reason, now_ms: int) -> bool:
         """End it for a reason other than an answer; return whether it was pending."""

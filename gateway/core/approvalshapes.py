@@ -61,7 +61,7 @@ def resolved_shape(approval: Approval, protocol: int) -> dict[str, Any]:
         "request": request_shape(approval, protocol),
     }
     if protocol >= 4:
-        shape["reason"] = approval.reason
+        shape["reason"] = _reason(approval)
     return shape
 
 
@@ -119,7 +119,7 @@ def snapshot(approval: Approval) -> dict[str, Any]:
     source = {"agentId": question.agent_id, "sessionKey": question.session_key}
     shape |= {
         "resolvedAtMs": approval.resolved_at_ms,
-        "reason": approval.reason,
+        "reason": _reason(approval),
         "resolver": _resolver(approval),
         "source": {name: value for name, value in source.items() if value},
     }
@@ -159,7 +159,7 @@ def stream_data(approval: Approval) -> dict[str, Any]:
     if approval.pending:
         data["expiresAtMs"] = approval.expires_at_ms
     else:
-        data |= {"decision": approval.decision, "reason": approval.reason}
+        data |= {"decision": approval.decision, "reason": _reason(approval)}
     return data
 
 
@@ -169,6 +169,10 @@ def _stream_status(approval: Approval) -> str:
     if approval.decision is None:
         return "unavailable"
     return "denied" if approval.decision is Decision.DENY else "approved"
+
+
+def _reason(approval: Approval) -> Reason | None:
+    return Reason.USER if approval.reason is Reason.POLICY else approval.reason
 
 
 def _resolver(approval: Approval) -> dict[str, Any]:

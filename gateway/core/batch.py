@@ -47,6 +47,14 @@ def collected(first: RunRequest, others: Sequence[RunRequest]) -> RunRequest:
     )
 
 
+def prefaced(request: RunRequest, preface: str | None) -> RunRequest:
+    """Return a request with what its agent is told before the text; the transcript is not touched."""
+    if preface is None:
+        return request
+    parts = [preface] if request.receipt is None else [preface, request.receipt]
+    return replace(request, receipt="\n\n".join(parts))
+
+
 def launched(
     request: RunRequest, session: Session | None, provider: str, **own: str | None
 ) -> RunRequest:

@@ -37,6 +37,16 @@ EXPLANATIONS: Final[Mapping[CloseCause, Explanation]] = {
         "The client asked for a role that is neither `operator` nor `node`.",
         "Mend the client: it does not speak the protocol.",
     ),
+    CloseCause.HOST_MISMATCH: Explanation(
+        "A local client, or a web page, called the gateway by a name that it does not have.",
+        "If the name is yours, add `host` to `server.allowed_hosts`. If it is not, a web page that"
+        " a user opened tried to reach the gateway under its own name.",
+    ),
+    CloseCause.MISSING_ATTRIBUTION: Explanation(
+        "The upgrade came through a proxy that is not known here.",
+        "If the proxy is yours, add its address (`peer`) to `server.trusted_proxies`, and let it"
+        " overwrite the headers that clients send.",
+    ),
     CloseCause.ORIGIN_MISMATCH: Explanation(
         "A web page of a foreign origin tried to connect.",
         "If the page is yours, add its `origin` to `server.allowed_origins`.",
@@ -57,8 +67,8 @@ EXPLANATIONS: Final[Mapping[CloseCause, Explanation]] = {
     ),
     CloseCause.PAIRING_REQUIRED: Explanation(
         "The device is not paired here, or it wants more than it was paired for.",
-        "Let it connect once through `ssh -L 18789:127.0.0.1:18789 HOST`: from this machine it is paired"
-        " silently.",
+        "On the gateway's host `gatewayctl devices` shows who asks for what, and `gatewayctl devices approve"
+        " ID` grants it.",
     ),
     CloseCause.HANDSHAKE_TIMEOUT: Explanation(
         "It connected, and sent no `connect` in time (`limits.handshake_timeout_s`).",
@@ -83,6 +93,20 @@ EXPLANATIONS: Final[Mapping[CloseCause, Explanation]] = {
         " authentication.",
         "Find who holds them (`gatewayctl connections`), or raise `limits.connections_max`,"
         " `limits.connections_per_principal` or `limits.preauth_connections_per_address`.",
+    ),
+    CloseCause.CLIENT_INVALIDATED: Explanation(
+        "What the client was let in by is gone: its device was removed, or the token was revoked, rotated or"
+        " replaced by newer ones.",
+        "If it was meant to, nothing. Else pair the device again: let it connect with the shared token, then"
+        " `gatewayctl devices`.",
+    ),
+    CloseCause.GATEWAY_AUTH_ROTATED: Explanation(
+        "The shared token or password was changed while the client was connected by the old one.",
+        "Give the client the new one. " + _CREDENTIAL,
+    ),
+    CloseCause.NODE_PAIRING_CHANGED: Explanation(
+        "What the node may do was changed or taken back.",
+        "It connects again by itself and asks anew: `gatewayctl nodes` shows what waits.",
     ),
     CloseCause.SLOW_CONSUMER: Explanation(
         "The client did not read what it was sent, until too much waited (`limits.outbox_bytes`), the"

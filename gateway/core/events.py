@@ -42,6 +42,9 @@ class EventSpec:
 
 _READ: Final = ("operator.read",)
 _APPROVALS: Final = ("operator.approvals",)
+_PAIRING: Final = ("operator.pairing",)
+_DIRECT: Final = ("direct",)
+"""A scope that nobody holds: such an event is sent to one connection, and never broadcast."""
 
 EVENTS: Final[dict[str, EventSpec]] = {
     spec.name: spec
@@ -62,6 +65,20 @@ EVENTS: Final[dict[str, EventSpec]] = {
         EventSpec("exec.approval.resolved", _APPROVALS, Delivery.MUST),
         EventSpec("session.approval", _APPROVALS, Delivery.MUST),
         EventSpec("config.changed", _READ, Delivery.DROPPABLE),
+        EventSpec("device.pair.requested", _PAIRING, Delivery.MUST),
+        EventSpec("device.pair.resolved", _PAIRING, Delivery.MUST),
+        EventSpec("device.pair.changed", _PAIRING, Delivery.DROPPABLE),
+        EventSpec("device.pair.setup.completed", _PAIRING, Delivery.MUST),
+        EventSpec("node.pair.requested", _PAIRING, Delivery.MUST),
+        EventSpec("node.pair.resolved", _PAIRING, Delivery.MUST),
+        EventSpec("node.invoke.request", _DIRECT, Delivery.MUST),
+        EventSpec("node.invoke.cancel", _DIRECT, Delivery.MUST),
+        EventSpec("node.invoke.progress", _DIRECT, Delivery.MUST),
+        EventSpec("node.hostStats", _READ, Delivery.DROPPABLE),
+        EventSpec("node.presence", _READ, Delivery.DROPPABLE),
+        EventSpec("voicewake.changed", _READ, Delivery.DROPPABLE),
+        EventSpec("voicewake.routing.changed", _READ, Delivery.DROPPABLE),
+        EventSpec("talk.mode", ("operator.talk",), Delivery.DROPPABLE),
     )
 }
 

@@ -39,6 +39,10 @@ MAX_EMPTY = 16
 _NONE: Final[Mapping[Delivery, int]] = MappingProxyType({})
 
 
+_Group = tuple[bool, str | None]
+"""What an order is kept within: numbered events and copies of them never meet."""
+
+
 class Verdict(Enum):
     """What became of a frame that was to be queued."""
 
@@ -51,7 +55,7 @@ class Verdict(Enum):
 class _Entry:
     """A frame that waits, ``holes`` numbers after the one before it; without a frame: only the holes."""
 
-    __slots__ = ("answer", "data", "event", "holes", "queued_at", "size")
+    __slots__ = ("answer", "data", "event", "holes", "numbered", "queued_at", "size")
 
     def __init__(
         self,
@@ -61,12 +65,14 @@ class _Entry:
         event: Event | None = None,
         data: bytes | None = None,
         answer: bool = False,
+        numbered: bool = True,
     ) -> None:
         self.size = size
         self.queued_at = queued_at
         self.event = event
         self.data = data
         self.answer = answer
+        self.numbered = numbered
         self.holes = 0
 
     @property
@@ -129,7 +135,7 @@ class Outbox:
         # An idle connection holds no queue: most of them are idle.
         self._entries: deque[_Entry] | None = None
         self._sheddable: deque[_Entry] | None = None
-        self._latest: dict[str | None, dict[object, _Entry]] | None = None
+        self._latest: dict[_Group, dict[object, _Entry]] | None = None
         self._sheddable_bytes = 0
         self._empty = 0
 
@@ -156,19 +162,21 @@ class Outbox:
             self.answers += entry.size
         return Verdict.QUEUED
 
-    def put(self, event: Event, now: float) -> Verdict:
-        """Queue a broadcast event; it has a form in this connection's version.
+    def put(self, event: Event, now: float, *, numbered: bool = True) -> Verdict:
+        """Queue an event that has a form in this connection's version: a broadcast, or a copy (no number).
 
-        After OVERFLOW the frame is not in the queue, and the connection has to be closed.
+        After OVERFLOW the frame is not in the queue, and the connection has to be closed. What has no
+        number is never shed: nobody could see the hole.
         """
-        delivery = event.delivery
+        delivery, group = event.delivery, (numbered, event.group)
         if delivery is Delivery.LATEST and self._latest is not None:
-            waiting = self._latest.get(event.group, {}).get(event.key)
+            waiting = self._latest.get(group, {}).get(event.key)
             if waiting is not None:
                 return self._merge(waiting, event)
-        entry = _Entry(event.size(self.protocol) + ENTRY_OVERHEAD, now, event=event)
-        if not self._make_room(entry.size):
-            if delivery is not Delivery.DROPPABLE:
+        size = event.size(self.protocol) + ENTRY_OVERHEAD
+        entry = _Entry(size, now, event=event, numbered=numbered)
+        if not self._make_room(size):
+            if delivery is not Delivery.DROPPABLE or not numbered:
                 return Verdict.OVERFLOW
             self._shed_newest(now)
             return Verdict.SHED
@@ -176,15 +184,15 @@ class Outbox:
         if delivery is Delivery.LATEST:
             if self._latest is None:
                 self._latest = {}
-            self._latest.setdefault(event.group, {})[event.key] = entry
+            self._latest.setdefault(group, {})[event.key] = entry
             return Verdict.QUEUED
-        if delivery is Delivery.DROPPABLE:
+        if delivery is Delivery.DROPPABLE and numbered:
             if self._sheddable is None:
                 self._sheddable = deque()
             self._sheddable.append(entry)
-            self._sheddable_bytes += entry.size
+            self._sheddable_bytes += size
         if event.group is not None and self._latest:
-            self._latest.pop(event.group, None)
+            self._latest.pop(group, None)
         return Verdict.QUEUED
 
     def take(self) -> bytes | None:
@@ -201,8 +209,8 @@ class Outbox:
                 self.answers -= entry.size
             self.taken = Delivery.MUST
         else:
-            seq += 1
-            data = entry.event.encoded(self.protocol, seq)
+            seq += entry.numbered
+            data = entry.event.encoded(self.protocol, seq if entry.numbered else None)
             self._forget(entry, entry.event)
             self.taken = entry.event.delivery
         entries.popleft()
@@ -289,12 +297,13 @@ class Outbox:
     def _forget(self, entry: _Entry, event: Event) -> None:
         """An event leaves: nothing may be merged into it, and it can not be shed, any more."""
         if event.delivery is Delivery.LATEST:
-            waiting = self._latest.get(event.group) if self._latest else None
+            group = entry.numbered, event.group
+            waiting = self._latest.get(group) if self._latest else None
             if self._latest and waiting and waiting.get(event.key) is entry:
                 del waiting[event.key]
                 if not waiting:
-                    del self._latest[event.group]
-        elif event.delivery is Delivery.DROPPABLE:
+                    del self._latest[group]
+        elif event.delivery is Delivery.DROPPABLE and entry.numbered:
             assert self._sheddable is not None
             self._sheddable.popleft()
             self._sheddable_bytes -= entry.size

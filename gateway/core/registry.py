@@ -64,6 +64,13 @@ class Registry(Generic[V]):
         entry = self._entries.get(key)
         return None if entry is None else entry[1]
 
+    def fresh(self, key: str, now: float) -> V | None:
+        """Return the entry unless its time is over: what a sweep would leave, without one."""
+        entry = self._entries.get(key)
+        if entry is None or (self.ttl_s is not None and entry[0] <= now - self.ttl_s):
+            return None
+        return entry[1]
+
     def put(self, key: str, value: V, now: float) -> None:
         """Add or replace an entry as the newest. Raises RegistryFull, and then holds what it held."""
         if key in self._entries:

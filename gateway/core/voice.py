@@ -3,11 +3,17 @@
 Requirements
     Providers of speech resend events, up to five times, late and out of order; each utterance is to
     become one turn. People say "yes" twice, though, and that is two turns. So what counts is the
-    identity that the provider gives (an event id, or a call with a sequence number): it is
-    remembered for five minutes in its session, whatever came between. A transcript without an
-    identity can only be compared by its fingerprint (text and time, if there is one), and only with
-    the last transcript of its session, within 1,500 ms including the end. What is dropped renews
-    nothing.
+    identity that the provider gives (the id of an event, an item or a request, or a call with a
+    sequence number): it is remembered for five minutes in its session, whatever came between. A
+    transcript without an identity can only be compared by its fingerprint (text and time, if there is
+    one), and only with the last transcript of its session, within 1,500 ms including the end. What is
+    dropped renews nothing. What comes under another event id but is the same item, or has the same
+    number in its call, is the same utterance: some providers give each event that they send an id of
+    its own, and tell of one item in several.
+
+    The same words are no repeat where they answer something else: once an agent has answered in a
+    session, a text without a time is compared with nothing that was said before (``answered``). With a
+    time it still is: nobody says two things at one moment.
 
     Memory is bounded: at most 200 sessions and 1,000 identities, at any moment. A sweep removes
     every expired entry, never stopping because few enough are left, and only then evicts what is
@@ -62,7 +68,10 @@ class FingerprintKind(StrEnum):
     """How far a fingerprint can be trusted."""
 
     IDENTITY = "identity"
+    STAMPED = "stamped"
+    """A moment that the provider names: a repeat within the window, but no identity."""
     TEXT = "text"
+    """Nothing but words, which may be an answer to something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +80,54 @@ class Fingerprint:
 
     kind: FingerprintKind
     key: str
+    others: tuple[str, ...] = ()
+    """By what else an identity is recognised; the last one lasts longest with its provider."""
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Everything that names the utterance; empty without an identity."""
+        return (self.key, *self.others) if self.kind is FingerprintKind.IDENTITY else ()
 
 
 def fingerprint(payload: Mapping[str, object], text: str) -> Fingerprint:
     """Return the fingerprint of a ``voice.transcript`` payload (protocol: node.event).
 
     ``text`` is the transcript as accepted, trimmed. In order of precedence: an event id; a call id
-    with a sequence number; a call id with a time; time and text; the text. Ids are strings that are
-    not blank, numbers are finite JSON numbers, cut towards zero; anything else counts as missing. A
-    call id with a time is no identity: two utterances of a call can carry the same time.
+    with a sequence number; the id of an item or message; the id of a signed request; a call id with a
+    time; time and text; the text. (The protocol has no items and requests; they stand behind what it
+    knows.) Ids are strings that are not blank, numbers are finite JSON numbers, cut towards zero;
+    anything else counts as missing. A call id with a time is no identity: two utterances of a call can
+    carry the same time.
     """
-    if event_id := _first_text(payload, "eventId", "providerEventId", "transcriptId"):
-        return Fingerprint(FingerprintKind.IDENTITY, f"event:{event_id}")
-    call_id = _first_text(payload, "providerCallId", "callId")
-    sequence = _first_number(payload, "sequence", "seq")
+    identities: list[str] = []
+    if event_id := first_text(payload, "eventId", "providerEventId", "transcriptId"):
+        identities.append(f"event:{event_id}")
+    call_id = first_text(payload, "providerCallId", "callId")
+    sequence = first_number(payload, "sequence", "seq")
     if call_id and sequence is not None:
-        return Fingerprint(FingerprintKind.IDENTITY, f"call-seq:{call_id}:{sequence}")
-    timestamp = _first_number(payload, "timestamp", "ts", "eventTimestamp")
+        identities.append(f"call-seq:{call_id}:{sequence}")
+    if item_id := first_text(payload, "providerItemId", "itemId", "messageId"):
+        identities.append(f"item:{item_id}")
+    if identities:
+        return Fingerprint(FingerprintKind.IDENTITY, identities[0], tuple(identities[1:]))
+    if request_id := first_text(payload, "signedRequestId", "requestId", "idempotencyKey"):
+        return Fingerprint(FingerprintKind.IDENTITY, f"request:{request_id}")
+    timestamp = first_number(payload, "timestamp", "ts", "eventTimestamp")
     if timestamp is None:
         return Fingerprint(FingerprintKind.TEXT, f"text:{text}")
     if call_id:
-        return Fingerprint(FingerprintKind.TEXT, f"call-ts:{call_id}:{timestamp}")
-    return Fingerprint(FingerprintKind.TEXT, f"timestamp:{timestamp}|text:{text}")
+        return Fingerprint(FingerprintKind.STAMPED, f"call-ts:{call_id}:{timestamp}")
+    return Fingerprint(FingerprintKind.STAMPED, f"timestamp:{timestamp}|text:{text}")
 
 
-def _first_text(payload: Mapping[str, object], *names: str) -> str | None:
+def is_interim(payload: Mapping[str, object]) -> bool:
+    """Whether a provider says that it is still listening: such a transcript is no turn."""
+    unfinished = any(payload.get(name) is False for name in ("final", "isFinal"))
+    return unfinished or any(payload.get(name) is True for name in ("interim", "partial"))
+
+
+def first_text(payload: Mapping[str, object], *names: str) -> str | None:
+    """Return the first of some fields that is a text, trimmed and not blank."""
     for name in names:
         value = payload.get(name)
         if isinstance(value, str) and (text := value.strip()):
@@ -103,7 +135,8 @@ def _first_text(payload: Mapping[str, object], *names: str) -> str | None:
     return None
 
 
-def _first_number(payload: Mapping[str, object], *names: str) -> int | None:
+def first_number(payload: Mapping[str, object], *names: str) -> int | None:
+    """Return the first of some fields that is a finite number, cut towards zero."""
     for name in names:
         value = payload.get(name)
         # A bool is an int in Python but not in JSON. The comparison below is false for NaN.
@@ -114,10 +147,14 @@ def _first_number(payload: Mapping[str, object], *names: str) -> int | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Transcript:
     key: str
     at_ms: int
+    stamped: bool = False
+    identities: tuple[str, ...] = ()
+    previous: _Transcript | None = None
+    """What was the session's last one before it, until another one comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +164,6 @@ class Reservation:
     session_key: str
     # What people said is nothing for a log.
     _transcript: _Transcript = field(repr=False)
-    _previous: _Transcript | None = field(repr=False)
 
 
 def _no_session_is_active(_session_key: str) -> bool:
@@ -181,20 +217,24 @@ class TranscriptDedupe:
         active: Active = _no_session_is_active,
     ) -> Reservation | None:
         """Record a transcript of a session (canonical key); None if it is to be dropped."""
-        key = _bounded(fingerprint.key)
+        key = bounded_key(fingerprint.key)
         previous = self._last.get(session_key)
         if previous is not None and previous.key == key and _within(previous, now_ms, WINDOW_MS):
             return None
-        lasting = fingerprint.kind is FingerprintKind.IDENTITY
-        known = self._identities.get((session_key, key)) if lasting else None
-        if known is not None and _within(known, now_ms, IDENTITY_RETENTION_MS):
-            return None
-        transcript = _Transcript(key, now_ms)
-        self._make_room(session_key, now_ms, active, lasting=lasting)
+        identities = tuple(map(bounded_key, fingerprint.identities[: self._max_identities]))
+        for identity in identities:
+            known = self._identities.get((session_key, identity))
+            if known is not None and _within(known, now_ms, IDENTITY_RETENTION_MS):
+                return None
+        stamped = fingerprint.kind is FingerprintKind.STAMPED
+        transcript = _Transcript(key, now_ms, stamped, identities, previous)
+        if previous is not None:
+            previous.previous = None
+        self._make_room(session_key, now_ms, active, len(identities))
         _insert(self._last, session_key, transcript)
-        if lasting:
-            _insert(self._identities, (session_key, key), transcript)
-        return Reservation(session_key, transcript, previous)
+        for identity in identities:
+            _insert(self._identities, (session_key, identity), transcript)
+        return Reservation(session_key, transcript)
 
     def forget(self, reservation: Reservation) -> None:
         """Take a reservation back, as though its transcript had never come.
@@ -202,22 +242,33 @@ class TranscriptDedupe:
         Harmless if it was swept or another transcript came since: then only the identity goes.
         """
         session_key, transcript = reservation.session_key, reservation._transcript
-        identity = (session_key, transcript.key)
-        if self._identities.get(identity) is transcript:
-            del self._identities[identity]
+        for identity in transcript.identities:
+            if self._identities.get((session_key, identity)) is transcript:
+                del self._identities[session_key, identity]
         if self._last.get(session_key) is transcript:
             del self._last[session_key]
-            if reservation._previous is not None:
-                self._last[session_key] = reservation._previous
+            if transcript.previous is not None:
+                self._last[session_key] = transcript.previous
+
+    def answered(self, session_key: str) -> None:
+        """An agent has answered in a session: the same words are from now on said to something else.
+
+        What has an identity, or a time, stays known by that.
+        """
+        last = self._last.get(session_key)
+        if last is not None and last.stamped:
+            last.previous = None
+        elif last is not None:
+            del self._last[session_key]
 
     def sweep(self, now_ms: int, active: Active) -> int:
         """Remove every expired entry, then what is above the maximum; return how many went."""
         return self._prune(now_ms, active, self._max_sessions, self._max_identities)
 
-    def _make_room(self, session_key: str, now_ms: int, active: Active, *, lasting: bool) -> None:
-        """Sweep down to one below a maximum that the coming entry would exceed."""
+    def _make_room(self, session_key: str, now_ms: int, active: Active, coming: int) -> None:
+        """Sweep so far below a maximum that the coming entry, with its identities, does not exceed it."""
         sessions = self._max_sessions - (session_key not in self._last)
-        identities = self._max_identities - lasting
+        identities = self._max_identities - coming
         if len(self._last) > sessions or len(self._identities) > identities:
             self._prune(now_ms, active, sessions, identities)
 
@@ -230,7 +281,8 @@ class TranscriptDedupe:
         return before - len(self)
 
 
-def _bounded(key: str) -> str:
+def bounded_key(key: str) -> str:
+    """Return a key that a client chose, or its digest where it is long."""
     if len(key) <= _MAX_KEY_CHARS:
         return key
     return "sha256:" + sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

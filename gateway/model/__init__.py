@@ -23,7 +23,20 @@ from gateway.model.agents import (
     encode_request,
 )
 from gateway.model.base import Json, Struct
-from gateway.model.people import ClientInfo, Device, DeviceToken, Principal, Role
+from gateway.model.devices import Device, DeviceToken, Pairing, PairingRequest, RoleGrant
+from gateway.model.execpolicy import (
+    ExecAgentPolicy,
+    ExecAllowlistEntry,
+    ExecAsk,
+    ExecDefaults,
+    ExecGrant,
+    ExecPolicyFile,
+    ExecPolicyRecord,
+    ExecSecurity,
+    ExecUsage,
+)
+from gateway.model.nodes import NodeRecord, NodeSurface, SurfaceRequest
+from gateway.model.people import ClientInfo, Principal, Role
 from gateway.model.runs import (
     EventSpan,
     Position,
@@ -49,12 +62,25 @@ __all__ = [
     "Device",
     "DeviceToken",
     "EventSpan",
+    "ExecAgentPolicy",
+    "ExecAllowlistEntry",
+    "ExecAsk",
+    "ExecDefaults",
+    "ExecGrant",
+    "ExecPolicyFile",
+    "ExecPolicyRecord",
+    "ExecSecurity",
+    "ExecUsage",
     "InputProvenance",
     "Json",
     "LatencySum",
     "Message",
     "ModelInfo",
     "ModelUsage",
+    "NodeRecord",
+    "NodeSurface",
+    "Pairing",
+    "PairingRequest",
     "Position",
     "Principal",
     "QueueMode",
@@ -62,6 +88,7 @@ __all__ = [
     "Retention",
     "RetentionPass",
     "Role",
+    "RoleGrant",
     "RunEvent",
     "RunQuery",
     "RunRecord",
@@ -72,6 +99,7 @@ __all__ = [
     "SessionPage",
     "SessionQuery",
     "Struct",
+    "SurfaceRequest",
     "TurnEnd",
     "Usage",
     "UsagePart",

@@ -91,6 +91,9 @@ class ApprovalRequest(Struct, frozen=True, kw_only=True):
     cwd: str | None = None
     always: bool = True
     """Whether ``allow-always`` can be answered; otherwise only allow-once and deny."""
+    certain: bool = False
+    """Whether ``command`` is a command line, or ``argv`` are words, and nothing else is run: only then the
+    policy of exec approvals can allow it unasked."""
     timeout_s: float | None = None
     """How long an answer may take, in seconds; without it as long as the gateway waits for one."""
 

@@ -1,4 +1,4 @@
-"""Who is there: clients, principals, devices and their tokens."""
+"""Who is there: clients, and the principals that they act for."""
 
 from __future__ import annotations
 
@@ -33,43 +33,19 @@ class Principal(Struct, frozen=True, kw_only=True):
     role: Role
     scopes: tuple[str, ...]
     auth_method: str
-    """none, token, password or device-token."""
+    """none, token, password, trusted-proxy, device-token or bootstrap-token."""
     device_id: str | None = None
+    token_digest: str | None = None
+    """Of the device token that it was let in by, or was given: who loses the token loses the connection."""
+    user: str | None = None
+    """Who the trusted proxy says it is."""
+
+    @property
+    def by_token(self) -> bool:
+        """Whether it stands on its device token; who has the shared credential does not."""
+        return self.auth_method in ("device-token", "bootstrap-token")
 
     @property
     def actor(self) -> str:
         """A stable name for who acts: the device, or the shared credential."""
         return self.device_id or f"shared:{self.auth_method}"
-
-
-class Device(Struct, frozen=True, kw_only=True):
-    """A paired device."""
-
-    device_id: str
-    public_key: str
-    """Raw Ed25519 key, base64url without padding."""
-    roles: tuple[str, ...]
-    scopes: tuple[str, ...]
-    """Approved operator scopes."""
-    created_at_ms: int
-    approved_at_ms: int
-    approved_via: str
-    """silent or owner."""
-    display_name: str | None = None
-    platform: str | None = None
-    device_family: str | None = None
-    client_id: str | None = None
-    client_mode: str | None = None
-    last_seen_at_ms: int | None = None
-    version: int = 0
-
-
-class DeviceToken(Struct, frozen=True, kw_only=True):
-    """A token of a device for one role; only its SHA-256 digest (hex) is kept."""
-
-    digest: str
-    device_id: str
-    role: str
-    scopes: tuple[str, ...]
-    issued_at_ms: int
-    last_used_at_ms: int | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway.core.access import AuthPolicy, OriginPolicy, Peer
+from gateway.core.access import OriginPolicy, Peer
 from gateway.core.connect import DoorPolicy
+from gateway.core.credentials import AuthPolicy
 from gateway.core.deviceproof import (
     DeviceIdentity,
     DeviceProof,
@@ -88,7 +89,7 @@ def frame(fields: Any, method: str = "connect") -> bytes:
 
 def opened(policy: DoorPolicy = POLICY, peer: Peer = LOCAL) -> Handshake:
     """Return the handshake of a connection whose challenge was written."""
-    machine = new_handshake(policy, peer, max_queued=MAX_QUEUED)
+    machine = new_handshake(lambda: policy, peer, max_queued=MAX_QUEUED)
     machine.challenge(NONCE)
     return machine
 

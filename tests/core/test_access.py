@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from gateway.core import access
 from gateway.core.access import (
     KNOWN_SCOPES,
-    AuthPolicy,
     OriginPolicy,
     Peer,
-    SharedAuth,
     covers,
     digest_of,
     effective_scopes,
@@ -24,6 +22,7 @@ from gateway.core.access import (
     normal_origins,
     same_secret,
 )
+from gateway.core.credentials import AuthPolicy, SharedAuth
 
 LOCAL = "127.0.0.1"
 REMOTE = "192.0.2.7"

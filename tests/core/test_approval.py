@@ -92,6 +92,7 @@ def test_the_state_says_how_it_ended() -> None:
         states[reason.value] = subject.state
     assert states == {
         "user": ApprovalState.DECIDED,
+        "policy": ApprovalState.DECIDED,
         "timeout": ApprovalState.EXPIRED,
         "no-route": ApprovalState.NO_ROUTE,
         "run-aborted": ApprovalState.WITHDRAWN,

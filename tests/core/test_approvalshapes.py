@@ -19,7 +19,11 @@ from gateway.core.approvalshapes import (
 from gateway.model import Decision
 from tests.core.schemas import violations
 
-ENDS = [None, *Decision, *(reason for reason in Reason if reason is not Reason.USER)]
+ENDS = [
+    None,
+    *Decision,
+    *(reason for reason in Reason if reason not in (Reason.USER, Reason.POLICY)),
+]
 RECORDED_REQUEST = {
     "command": "echo hi",
     "cwd": "/tmp",
@@ -61,6 +65,22 @@ def test_snapshots_fit_the_schema(end: Decision | Reason | None) -> None:
         }
         for name, shape in shapes.items():
             assert violations(name, 4, msgspec.to_builtins(shape)) == []
+
+
+@pytest.mark.parametrize("decision", [Decision.ALLOW_ONCE, Decision.DENY])
+def test_what_the_policy_decided(decision: Decision) -> None:
+    """The protocol has no word for the policy as a reason: it is seen by who has resolved it."""
+    approval = ended(None)
+    assert approval.rule(decision, 1500)
+    assert not approval.rule(Decision.DENY, 1600)
+    shape = msgspec.to_builtins(snapshot(approval))
+
+    assert violations("ApprovalGetResult", 4, {"approval": shape}) == []
+    assert (shape["decision"], shape["reason"]) == (decision.value, "user")
+    assert shape["resolver"] == {"kind": "system", "id": "policy"}
+    assert stream_data(approval)["reason"] == "user"
+    assert resolved_shape(approval, 4)["reason"] == "user"
+    assert resolved_shape(approval, 3)["resolvedBy"] == "exec policy"
 
 
 def test_the_recorded_snapshot() -> None:

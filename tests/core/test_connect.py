@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
-from gateway.core import connect
-from gateway.core.access import AuthPolicy, OriginPolicy, Peer
-from gateway.core.connect import DoorPolicy, InvalidConnect, Proven, Refusal, unauthorized
+from gateway.core import connect, connectparams, refusals
+from gateway.core.access import OriginPolicy, Peer
+from gateway.core.catalogue import CATALOGUE
+from gateway.core.connect import DoorPolicy, Proven
+from gateway.core.connectparams import InvalidConnect
+from gateway.core.credentials import AuthPolicy
 from gateway.core.deviceproof import DeviceIdentity
+from gateway.core.refusals import Refusal, unauthorized
 from gateway.errors import CloseCause, CloseCode
 from gateway.model import Role
 from tests.core.door import (
@@ -35,7 +39,7 @@ OPEN_DOOR = DoorPolicy(AuthPolicy("none"), OriginPolicy())
 
 def judged(fields: Any, *, policy: DoorPolicy = POLICY, peer: Peer = LOCAL) -> Proven:
     """Judge connect params as a client sends them."""
-    decoded = connect.decode_connect(json.dumps(fields).encode())
+    decoded = connectparams.decode_connect(json.dumps(fields).encode())
     return connect.judge(decoded, policy=policy, peer=peer, nonce=NONCE, now_ms=NOW_MS)
 
 
@@ -96,7 +100,7 @@ def test_an_operator_with_nothing_is_asked_for_a_device(version: int) -> None:
         refusal = refused(params("cli/cli", (version, version), auth=auth))
         assert refusal.error == {
             "code": "NOT_PAIRED",
-            "message": "device identity required",
+            "message": CATALOGUE["device-required"].text,
             "details": {"code": "DEVICE_IDENTITY_REQUIRED"},
         }
         assert (refusal.cause, refusal.code) == (CloseCause.DEVICE_REQUIRED, CloseCode.POLICY)
@@ -158,8 +162,8 @@ def test_every_reason_has_a_step() -> None:
     assert steps == {
         "token_missing": "update_auth_configuration",
         "password_missing": "update_auth_configuration",
-        "scope_mismatch": "update_auth_credentials",
-        "rate_limited": "update_auth_credentials",
+        "scope_mismatch": "review_auth_configuration",
+        "rate_limited": "wait_then_retry",
     }
     helped = details(unauthorized("token_mismatch", 4, device_token_may_help=True))
     assert helped["recommendedNextStep"] == "retry_with_device_token"
@@ -334,10 +338,10 @@ def test_a_protocol_mismatch_echoes_numbers_that_every_reader_takes() -> None:
 @pytest.mark.parametrize(
     "reason", ["not-paired", "role-upgrade", "scope-upgrade", "metadata-upgrade"]
 )
-def test_pairing_is_asked_for_in_the_shape_of_version_4(reason: str, version: int) -> None:
-    """Both versions get version 4's details, which contain version 3's; the id is in the close reason."""
+def test_pairing_is_asked_for_in_the_shape_of_each_version(reason: str, version: int) -> None:
+    """Version 4 is told what to do, version 3 the reason and the id; the close reason says the same."""
     proven = judged(signed(params("cli/cli", (version, version))))
-    refusal = connect.pairing_required(
+    refusal = refusals.pairing_required(
         proven,
         "req-1",
         reason=reason,
@@ -346,15 +350,17 @@ def test_pairing_is_asked_for_in_the_shape_of_version_4(reason: str, version: in
     )
 
     shown = details(refusal)
-    assert {
-        "code": "PAIRING_REQUIRED",
-        "requestId": "req-1",
-        "reason": reason,
-    }.items() <= shown.items()
-    assert shown["deviceId"] == DEVICE.device_id
-    assert shown["requestedScopes"] == ["operator.admin"]
-    assert ("approvedRoles" in shown) is (reason == "role-upgrade")
-    assert refusal.close_reason.endswith("(requestId: req-1)")
+    basics = {"code": "PAIRING_REQUIRED", "requestId": "req-1", "reason": reason}
+    assert basics.items() <= shown.items()
+    if version == 3:
+        assert shown == basics
+        assert refusal.close_reason == "pairing required"
+    else:
+        assert shown["deviceId"] == DEVICE.device_id
+        assert shown["requestedScopes"] == ["operator.admin"]
+        assert shown["remediationHint"].endswith(": gatewayctl devices approve req-1")
+        assert ("approvedRoles" in shown) is (reason == "role-upgrade")
+        assert refusal.close_reason.endswith("(requestId: req-1)")
     assert refusal.error is not None
     assert refusal.error["code"] == "NOT_PAIRED"
     assert violations("ErrorShape", version, refusal.error) == []

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import connect, frames
+from gateway.core import frames, refusals
 from gateway.core.access import Peer
-from gateway.core.connect import Refusal
 from gateway.core.handshake import Ask, Refuse
+from gateway.core.refusals import Refusal
 from gateway.errors import CloseCause, CloseCode
 from tests.core.door import DEVICE, LOCAL, NONCE, POLICY, REMOTE, frame, knock, params, signed
 from tests.core.schemas import VERSIONS, violations
@@ -29,7 +29,7 @@ def test_a_close_reason_is_cut_to_whole_characters() -> None:
 
 def test_a_refusal_takes_what_python_adds_to_an_exception() -> None:
     """Notes, causes and tracebacks can be set on it, as frameworks do."""
-    refusal = connect.not_connect_first()
+    refusal = refusals.not_connect_first()
     refusal.__traceback__ = None
     refusal.add_note("seen")
     assert refusal.__notes__ == ["seen"]

@@ -43,15 +43,24 @@ def test_an_event_that_is_not_in_the_table_can_not_be_built() -> None:
         Event("plugin.approval.requested", {})
 
 
+def asked_for(name: str) -> str:
+    """Return the scope that an event asks for, as the protocol has it."""
+    kinds = {"approval": "approvals", ".pair.": "pairing", "talk.": "talk"}
+    found = [scope for part, scope in kinds.items() if part in name]
+    return f"operator.{found[0] if found else 'read'}"
+
+
 def test_who_sees_an_event_follows_from_its_scopes() -> None:
     """Nodes and operators without scopes see only what is for everybody."""
     for spec in EVENTS.values():
         everybody = spec.name in FOR_NODES
         assert visible(spec, (), operator=True) is everybody
         assert visible(spec, KNOWN_SCOPES, operator=False) is everybody
-        asked = "operator.approvals" if "approval" in spec.name else "operator.read"
-        assert visible(spec, [asked], operator=True)
-        assert visible(spec, ["operator.pairing"], operator=True) is everybody
+        direct = spec.name.startswith("node.invoke.")
+        assert visible(spec, KNOWN_SCOPES, operator=True) is not direct
+        for scope in KNOWN_SCOPES:
+            wanted = everybody or scope == asked_for(spec.name)
+            assert visible(spec, [scope], operator=True) is (wanted and not direct)
     assert tuple(sorted(EVENTS)) == ADVERTISED
 
 
@@ -68,6 +77,12 @@ def test_the_classes_of_the_table() -> None:
         "session.tool",
         "session.operation",
         "config.changed",
+        "device.pair.changed",
+        "node.hostStats",
+        "node.presence",
+        "voicewake.changed",
+        "voicewake.routing.changed",
+        "talk.mode",
     }
     assert classes[Delivery.MUST] >= {"chat", "agent", "shutdown", "session.message"}
 

@@ -157,7 +157,7 @@ def test_params_of_any_depth_are_refused() -> None:
 
 def test_before_the_challenge_nothing_is_heard() -> None:
     """A client that speaks before it was challenged is ignored, and may still be challenged."""
-    machine = new_handshake(POLICY, LOCAL, max_queued=MAX_QUEUED)
+    machine = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED)
     assert machine.receive(CONNECT, NOW_MS) == Ignore()
     assert machine.phase() == "pending"
     machine.challenge(NONCE)
@@ -166,7 +166,7 @@ def test_before_the_challenge_nothing_is_heard() -> None:
 
 def test_a_machine_can_be_refused_at_any_time() -> None:
     """A connection that is gone ends its handshake, however far it came."""
-    fresh = new_handshake(POLICY, LOCAL, max_queued=MAX_QUEUED)
+    fresh = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED)
     challenged, admitting = opened(), opened()
     admitting.receive(CONNECT, NOW_MS)
     admitting.receive(b"{}", NOW_MS)
@@ -190,7 +190,7 @@ def test_a_machine_that_ended_keeps_no_frames() -> None:
 
 def test_the_nonce_of_another_connection_proves_nothing() -> None:
     """A recorded connect request is refused by a connection with its own challenge."""
-    machine = new_handshake(POLICY, LOCAL, max_queued=MAX_QUEUED)
+    machine = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED)
     machine.challenge("another nonce")
     step = machine.receive(CONNECT, NOW_MS)
     assert isinstance(step, Refuse)
@@ -209,7 +209,7 @@ class HandshakeModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.machine = new_handshake(POLICY, LOCAL, max_queued=2)
+        self.machine = new_handshake(lambda: POLICY, LOCAL, max_queued=2)
         self.state = "fresh"
         self.queued: list[bytes] = []
 

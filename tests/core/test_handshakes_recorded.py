@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from gateway.core.access import covers
-from gateway.core.connect import Proven, Refusal, unauthorized
+from gateway.core.connect import Proven
 from gateway.core.handshake import Ask, Refuse
+from gateway.core.refusals import Refusal, unauthorized
 from gateway.errors import MissingScope
 from tests.core.door import LOCAL, NOW_MS, TOKEN, client, frame, knock, params, signed
 from tests.core.schemas import VERSIONS, load, violations

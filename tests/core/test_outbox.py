@@ -71,6 +71,35 @@ def test_frames_leave_in_order_and_are_numbered_as_they_leave() -> None:
     assert (box.queued, bool(box), box.next_seq()) == (0, False, 5)
 
 
+def test_copies_are_merged_and_sealed_among_themselves() -> None:
+    """Events to this connection only merge as broadcasts do, take no number, and meet no broadcast."""
+    box = made()
+    box.put(delta("a", 0), 0.0)
+    box.put(delta("x", 0), 0.0, numbered=False)
+    assert box.put(delta("xy", 1), 0.0, numbered=False) is Verdict.MERGED
+    box.put(must(group="r", n=1), 0.0, numbered=False)
+    assert box.put(delta("ab", 1), 0.0) is Verdict.MERGED
+    assert box.put(delta("xyz", 2), 0.0, numbered=False) is Verdict.QUEUED
+
+    taken = drained(box)
+
+    assert [number for number, _ in taken] == [1, None, None, None]
+    assert [payload.get("text") for _, payload in taken] == ["ab", "xy", None, "xyz"]
+    assert box.next_seq() == 2
+
+
+def test_a_copy_is_never_shed() -> None:
+    """What has no number would leave no hole: where there is no room for it, the connection is over."""
+    box = made()
+    event = Event("session.tool", {"text": "x" * 2000})
+    while (verdict := box.put(event, 0.0, numbered=False)) is Verdict.QUEUED:
+        pass
+
+    assert verdict is Verdict.OVERFLOW
+    assert box.shed(10_000) == 0
+    assert box.dropped == 0
+
+
 def test_a_newer_delta_is_merged_into_the_one_that_waits() -> None:
     """What was merged away never had a number, and the increments are joined."""
     box = made()

@@ -17,6 +17,8 @@ from gateway.core.outbox import ENTRY_OVERHEAD, MAX_EMPTY, Outbox, Verdict
 MAX_BYTES = 4_000
 MAX_AGE = 50.0
 RUNS = ("r1", "r2")
+TEXTS = tuple((numbered, run) for numbered in (True, False) for run in RUNS)
+"""The text of each run as it is broadcast, and as it is copied to this connection."""
 
 
 @dataclass
@@ -29,11 +31,13 @@ class Slot:
     payload: Any = None
     sealed: bool = False
     answer: bool = False
+    numbered: bool = True
 
     @property
     def droppable(self) -> bool:
         """Whether it may be shed."""
-        return self.event is not None and self.event.delivery is Delivery.DROPPABLE
+        droppable = self.event is not None and self.event.delivery is Delivery.DROPPABLE
+        return droppable and self.numbered
 
 
 def show(_protocol: int, piece: TextDelta) -> dict[str, Any]:
@@ -54,8 +58,10 @@ class OutboxModel(RuleBasedStateMachine):
         self.lost: Counter[Delivery] = Counter()
         self.now = 0.0
         self.count = 0
-        self.texts = dict.fromkeys(RUNS, "")
-        self.seen: dict[str, str | None] = dict.fromkeys(RUNS, "")
+        self.texts = dict.fromkeys(TEXTS, "")
+        self.seen: dict[tuple[bool, str], str | None] = dict.fromkeys(TEXTS, "")
+        self.numbered = True
+        """Whether what is put now is broadcast, or a copy for this connection only."""
 
     # -- what the model does
 
@@ -76,7 +82,7 @@ class OutboxModel(RuleBasedStateMachine):
 
     def expect(self, size: int, event: Event | None, payload: Any) -> Verdict:
         """Queue a frame in the model and return what the outbox has to say."""
-        slot = Slot(size, self.now, event, payload)
+        slot = Slot(size, self.now, event, payload, numbered=self.numbered)
         if self.make_room(size):
             if event is not None and event.delivery is not Delivery.LATEST:
                 self.seal(event.group)
@@ -91,7 +97,8 @@ class OutboxModel(RuleBasedStateMachine):
     def seal(self, group: str | None) -> None:
         """Nothing may be merged any more into what waits of a group."""
         for slot in self.slots:
-            if group is not None and slot.event is not None and slot.event.group == group:
+            same = slot.event is not None and slot.event.group == group
+            if group is not None and same and slot.numbered is self.numbered:
                 slot.sealed = True
 
     def latest(self, event: Event) -> Slot | None:
@@ -100,7 +107,10 @@ class OutboxModel(RuleBasedStateMachine):
             held = slot.event
             if held is None or held.delivery is not Delivery.LATEST or slot.sealed:
                 continue
-            if (held.group, held.key) == (event.group, event.key):
+            if slot.numbered is self.numbered and (held.group, held.key) == (
+                event.group,
+                event.key,
+            ):
                 return slot
         return None
 
@@ -119,7 +129,7 @@ class OutboxModel(RuleBasedStateMachine):
                 expected = Verdict.OVERFLOW
         else:
             expected = self.expect(event.size(4) + ENTRY_OVERHEAD, event, payload)
-        self.check(self.outbox.put(event, self.now), expected)
+        self.check(self.outbox.put(event, self.now, numbered=self.numbered), expected)
 
     def check(self, verdict: Verdict, expected: Verdict) -> None:
         """Compare verdicts; an overflow ends the connection, and a new one begins."""
@@ -128,7 +138,7 @@ class OutboxModel(RuleBasedStateMachine):
             self.discard()
             self.slots.clear()
             self.seq = self.outbox.seq
-            self.seen = dict.fromkeys(RUNS, None)
+            self.seen = dict.fromkeys(TEXTS, None)
 
     def discard(self) -> None:
         """Close: what waited is counted by class."""
@@ -138,6 +148,11 @@ class OutboxModel(RuleBasedStateMachine):
                 self.lost[slot.event.delivery if slot.event else Delivery.MUST] += 1
 
     # -- what happens to it
+
+    @rule(numbered=st.booleans())
+    def address(self, numbered: bool) -> None:
+        """From now on events are broadcast, or copies for this connection only."""
+        self.numbered = numbered
 
     @rule(size=st.integers(0, 900), group=st.sampled_from([None, *RUNS]))
     def must(self, size: int, group: str | None) -> None:
@@ -162,8 +177,9 @@ class OutboxModel(RuleBasedStateMachine):
     @rule(run=st.sampled_from(RUNS), more=st.text("abü", max_size=60), rewrite=st.booleans())
     def text(self, run: str, more: str, rewrite: bool) -> None:
         """A run says more, or begins anew."""
-        before = "" if rewrite else self.texts[run]
-        self.texts[run] = (before + more)[:600]
+        kept = self.numbered, run
+        before = "" if rewrite else self.texts[kept]
+        self.texts[kept] = (before + more)[:600]
         event = TextDelta(
             "chat",
             show,
@@ -171,7 +187,7 @@ class OutboxModel(RuleBasedStateMachine):
             group=run,
             run_seq=self.count,
             ts_ms=0,
-            text=self.texts[run],
+            text=self.texts[kept],
             offset=len(before),
             replace=rewrite,
         )
@@ -214,17 +230,18 @@ class OutboxModel(RuleBasedStateMachine):
             if slot.event is None:
                 assert data == slot.payload
                 continue
-            self.seq += 1
+            self.seq += slot.numbered
             frame = json.loads(data)
-            assert frame["seq"] == self.seq
+            assert frame.get("seq") == (self.seq if slot.numbered else None)
             if isinstance(slot.event, TextDelta):
-                self.read(frame["payload"], slot.event)
+                self.read(frame["payload"], slot.event, slot.numbered)
             else:
                 assert frame["payload"] == slot.payload
 
-    def read(self, payload: dict[str, Any], event: TextDelta) -> None:
+    def read(self, payload: dict[str, Any], event: TextDelta, numbered: bool) -> None:
         """Follow a run's text as a client does that has only the increments."""
-        run, before = payload["run"], self.seen[payload["run"]]
+        run = numbered, payload["run"]
+        before = self.seen[run]
         assert payload["text"] == event.text
         if payload["replace"]:
             self.seen[run] = payload["delta"]

@@ -215,3 +215,15 @@ class RegistryModel(RuleBasedStateMachine):
 
 RegistryModel.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestRegistryModel = RegistryModel.TestCase
+
+
+def test_fresh() -> None:
+    """An entry is fresh until its time is over, in use or not; without a time it always is."""
+    held, lasting = registry(ttl_s=10), registry(ttl_s=None)
+    for each in (held, lasting):
+        each.put("a", Item(used=True), 0)
+
+    assert held.fresh("a", 9.9) is held.get("a")
+    assert held.fresh("a", 10) is None
+    assert lasting.fresh("a", 1e9) is lasting.get("a")
+    assert held.fresh("b", 0) is None

@@ -20,6 +20,7 @@ from gateway.core.voice import (
     FingerprintKind,
     TranscriptDedupe,
     fingerprint,
+    is_interim,
 )
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "voice.json").read_text())
@@ -372,3 +373,185 @@ def test_the_default_bound_of_identities_holds_between_sweeps(dedupe: Transcript
 
     assert dedupe.identities == MAX_IDENTITIES
     assert not dedupe.seen("s", identity("e0"), MAX_IDENTITIES + 50)
+
+
+@pytest.mark.parametrize(
+    ("payload", "key"),
+    [
+        ({"itemId": "i1", "timestamp": 5}, "item:i1"),
+        ({"providerItemId": "p1", "itemId": "i1"}, "item:p1"),
+        ({"messageId": " m1 "}, "item:m1"),
+        ({"requestId": "r1", "callId": "c1", "ts": 5}, "request:r1"),
+        ({"signedRequestId": "s1", "requestId": "r1"}, "request:s1"),
+        ({"idempotencyKey": "k1"}, "request:k1"),
+        ({"itemId": "i1", "requestId": "r1"}, "item:i1"),
+        ({"itemId": "i1", "callId": "c1", "seq": 3}, "call-seq:c1:3"),
+        ({"itemId": "i1", "eventId": "e1"}, "event:e1"),
+    ],
+)
+def test_what_else_is_an_identity(payload: dict[str, object], key: str) -> None:
+    """Items, messages and signed requests are identities, behind those that the protocol knows."""
+    found = fingerprint(payload, "hi")
+
+    assert (found.kind, found.key) == (FingerprintKind.IDENTITY, key)
+
+
+ONE_UTTERANCE = (
+    {"eventId": "e1", "itemId": "i1"},
+    {"eventId": "e2", "itemId": "i1"},
+    {"itemId": "i1"},
+    {"eventId": "e3", "callId": "c", "seq": 4, "itemId": "i1"},
+    {"eventId": "e1"},
+)
+
+
+@pytest.mark.parametrize("first", range(len(ONE_UTTERANCE) - 1))
+def test_one_item_in_many_events(first: int) -> None:
+    """An utterance that comes within two seconds under event ids of their own is one turn."""
+    dedupe = TranscriptDedupe(max_identities=3)
+    told = [ONE_UTTERANCE[first], *ONE_UTTERANCE[:4]]
+    seen = [dedupe.seen("s", fingerprint(each, "hi"), n * 450) for n, each in enumerate(told)]
+
+    assert seen == [False, True, True, True, True]
+    assert not dedupe.seen("s", fingerprint({"eventId": "e9", "itemId": "i2"}, "hi"), 1900)
+    assert dedupe.identities <= 3
+
+
+def test_a_refusal_gives_back_every_identity(dedupe: TranscriptDedupe) -> None:
+    """What was refused may come again under any of its names."""
+    reservation = dedupe.reserve("s", fingerprint(ONE_UTTERANCE[0], "hi"), 0)
+    assert reservation is not None
+    dedupe.forget(reservation)
+
+    assert len(dedupe) == 0
+    assert not dedupe.seen("s", fingerprint(ONE_UTTERANCE[1], "hi"), 5000)
+
+
+@pytest.mark.parametrize(
+    ("payload", "interim"),
+    [
+        ({}, False),
+        ({"final": True}, False),
+        ({"final": False}, True),
+        ({"isFinal": False}, True),
+        ({"interim": True}, True),
+        ({"partial": True, "final": True}, True),
+        ({"final": None, "interim": "true"}, False),
+    ],
+)
+def test_what_is_still_being_heard(payload: dict[str, object], interim: bool) -> None:
+    """A transcript is interim if its provider says so with a boolean; nothing else counts."""
+    assert is_interim(payload) is interim
+
+
+def test_the_same_word_to_another_question_is_another_turn(dedupe: TranscriptDedupe) -> None:
+    """Once an agent has answered, a text within the window is compared with nothing before it."""
+    dedupe.seen("s", text("yes"), 0)
+    dedupe.seen("t", text("yes"), 0)
+
+    dedupe.answered("s")
+    dedupe.answered("nobody spoke here")
+
+    assert not dedupe.seen("s", text("yes"), 100)
+    assert dedupe.seen("s", text("yes"), 200)
+    assert dedupe.seen("t", text("yes"), 200)
+
+
+def test_an_answer_makes_nobody_forget_an_identity_or_a_time(dedupe: TranscriptDedupe) -> None:
+    """A resend with an identity, or with its time, is a resend also after the agent has answered."""
+    for words in (
+        identity("e1"),
+        fingerprint({"ts": 5}, "yes"),
+        fingerprint({"callId": "c", "ts": 5}, ""),
+    ):
+        dedupe.seen("s", words, 0)
+
+        dedupe.answered("s")
+
+        assert dedupe.seen("s", words, 100)
+
+
+def test_a_refusal_after_an_answer_brings_no_earlier_text_back(dedupe: TranscriptDedupe) -> None:
+    """What was said before the answer stays out of the comparison, also where a transcript is given back."""
+    for words in (identity("e1"), fingerprint({"ts": 5}, "yes"), text("no")):
+        dedupe.seen("s", text("yes"), 0)
+        reservation = dedupe.reserve("s", words, 10)
+        assert reservation is not None
+        dedupe.answered("s")
+
+        dedupe.forget(reservation)
+
+        assert not dedupe.seen("s", text("yes"), 20)
+        dedupe.answered("s")
+
+
+IDENTITIES = st.sampled_from(
+    [
+        lambda n: {"eventId": f"e{n}"},
+        lambda n: {"providerItemId": f"i{n}", "timestamp": 7},
+        lambda n: {"callId": "c", "seq": n},
+        lambda n: {"requestId": f"r{n}"},
+    ]
+)
+
+
+@given(
+    events=st.lists(
+        st.tuples(st.sampled_from("ab"), IDENTITIES, st.integers(1, 5)), min_size=1, max_size=15
+    )
+    .map(
+        lambda events: [
+            (session, n, make(n))
+            for n, (session, make, times) in enumerate(events)
+            for _ in range(times)
+        ]
+    )
+    .flatmap(st.permutations),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_every_utterance_is_one_turn(
+    events: list[tuple[str, int, dict[str, Any]]], data: Any
+) -> None:
+    """Resent one to five times, in any order, with answers and clock jumps in between: each is one turn."""
+    dedupe = TranscriptDedupe()
+    accepted = []
+    for session, number, payload in events:
+        now_ms = data.draw(st.integers(0, IDENTITY_RETENTION_MS))
+        if data.draw(st.booleans()):
+            dedupe.answered(session)
+        if not dedupe.seen(session, fingerprint(payload, "yes"), now_ms):
+            accepted.append((session, number))
+
+    assert sorted(accepted) == sorted({(session, number) for session, number, _ in events})
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.sampled_from(["yes", "no", "answer"]),
+            st.integers(-3_000, 3_000),
+        ),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_texts_without_an_identity_are_compared_with_the_last_only(
+    steps: list[tuple[str, str, int]],
+) -> None:
+    """Dropped is what equals the last text of its session, within the window, to the same question."""
+    dedupe = TranscriptDedupe()
+    last: dict[str, tuple[str, int]] = {}
+    now_ms = 100_000
+    for session, words, delay_ms in steps:
+        now_ms += delay_ms
+        if words == "answer":
+            dedupe.answered(session)
+            last.pop(session, None)
+            continue
+        before = last.get(session)
+        repeat = before is not None and before[0] == words and abs(now_ms - before[1]) <= WINDOW_MS
+        assert dedupe.seen(session, text(words), now_ms) is repeat
+        if not repeat:
+            last[session] = (words, now_ms)
