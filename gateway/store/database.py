@@ -78,6 +78,7 @@ class Database(Service):
         call_from_thread: CallFromThread,
         threads: bool = True,
         driver: type[sqlite3.Connection] = sqlite3.Connection,
+        compiled: sqlite.Compiled | None = None,
     ) -> None:
         """Make a store; nothing is opened yet.
 
@@ -86,6 +87,7 @@ class Database(Service):
         :param call_from_thread: as reactor.callFromThread.
         :param threads: False runs every operation at once in the caller's thread.
         :param driver: the class of the driver's connections, for tests of what can go wrong.
+        :param compiled: what a database in memory shares with others, for tests that make many.
         """
         self._url = url
         self._synchronous = synchronous
@@ -93,6 +95,7 @@ class Database(Service):
         self._call_from_thread = call_from_thread
         self._threads = threads
         self._driver = driver
+        self._compiled = compiled
         self._path: str | None = None
         self._executors: _Executors | None = None
         self._health = Health(clock, self._try_again)
@@ -119,7 +122,11 @@ class Database(Service):
             # Absolute from now on: a daemon changes its directory.
             url = url.set(database=path)
         engine = sqlite.make_engine(
-            url, synchronous=self._synchronous, must_exist=True, driver=self._driver
+            url,
+            synchronous=self._synchronous,
+            must_exist=True,
+            driver=self._driver,
+            compiled=self._compiled,
         )
         if path is None:
             schema.create_all(engine)

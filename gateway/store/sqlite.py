@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     URL,
     Connection,
+    Dialect,
     Engine,
     PoolProxiedConnection,
     create_engine,
@@ -22,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.util import LRUCache
 
 from gateway.errors import StartError
 
@@ -36,6 +38,8 @@ CHECKPOINT_PAGES = 1000
 """Pages of 4 KiB in the write-ahead log after which a commit writes back what no reader needs."""
 
 SYNCHRONOUS = ("normal", "full")
+
+_STATEMENTS_MAX = 500
 
 COPY_STEP_PAGES = 256
 """Pages that are copied before it is asked whether the copy is still wanted."""
@@ -55,6 +59,18 @@ class FileState:
     application_id: int
     empty: bool
     revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Statements that SQLAlchemy has compiled, for databases in memory that share them.
+
+    A test makes a database, runs some statements and throws it away: to compile them each time takes
+    longer than to run them.
+    """
+
+    dialect: Dialect
+    statements: LRUCache[Any, Any]
 
 
 def parse_url(url: str) -> URL:
@@ -90,22 +106,22 @@ def make_engine(
     foreign_keys: bool = True,
     must_exist: bool = False,
     driver: type[sqlite3.Connection] = sqlite3.Connection,
+    compiled: Compiled | None = None,
 ) -> Engine:
     """Return an engine whose connections are set up as the gateway needs them.
 
     A database in memory has one connection, which any thread may use, but one at a time. One that
     ``must_exist`` is never made by connecting: a file that was lost must not come back empty.
-    ``driver`` is the class of the driver's connections.
+    ``driver`` is the class of the driver's connections, ``compiled`` what one in memory shares.
     """
     path = path_of(url)
-    how: dict[str, Any] = {
-        "connect_args": {"factory": driver, "check_same_thread": path is not None}
-    }
-    if must_exist and path is not None:
-        how = {"creator": partial(_connect, f"{Path(path).as_uri()}?mode=rw", driver)}
-    engine = create_engine(
-        url, poolclass=NullPool if path is not None else StaticPool, hide_parameters=True, **how
-    )
+    if path is None:
+        engine = _engine_in_memory(url, driver, compiled)
+    else:
+        how: dict[str, Any] = {"connect_args": {"factory": driver}}
+        if must_exist:
+            how = {"creator": partial(_connect, f"{Path(path).as_uri()}?mode=rw", driver)}
+        engine = create_engine(url, poolclass=NullPool, hide_parameters=True, **how)
 
     def on_connect(connection: sqlite3.Connection, record: object) -> None:
         # The driver would begin transactions by itself, and only before the first write.
@@ -131,6 +147,26 @@ def make_engine(
     engine.dialect.do_begin = do_begin  # type: ignore[assignment, method-assign]
     event.listen(engine, "connect", on_connect)
     return engine
+
+
+def make_compiled() -> Compiled:
+    """Return what databases in memory may share, empty."""
+    with create_engine("sqlite://", poolclass=StaticPool).connect() as connection:
+        return Compiled(connection.dialect, LRUCache(_STATEMENTS_MAX))
+
+
+def _engine_in_memory(
+    url: URL, driver: type[sqlite3.Connection], compiled: Compiled | None
+) -> Engine:
+    """Return an engine with a database of its own."""
+    compiled = compiled or make_compiled()
+
+    def connect() -> Any:
+        return sqlite3.connect(":memory:", factory=driver, check_same_thread=False)
+
+    pool = StaticPool(connect, dialect=compiled.dialect)
+    shared = {"compiled_cache": compiled.statements}
+    return Engine(pool, compiled.dialect, url, hide_parameters=True, execution_options=shared)
 
 
 def _connect(uri: str, driver: type[sqlite3.Connection]) -> sqlite3.Connection:

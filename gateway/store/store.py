@@ -10,11 +10,11 @@ from zope.interface import implementer
 
 from gateway.interfaces import IStore
 from gateway.model import (
-    Device,
-    DeviceToken,
     EventSpan,
     LatencySum,
     Message,
+    NodeRecord,
+    Pairing,
     Retention,
     RetentionPass,
     RunEvent,
@@ -27,7 +27,16 @@ from gateway.model import (
     UsageQuery,
     UsageSum,
 )
-from gateway.store import devices, logs, retention, runs, sessions, transcripts, usage
+from gateway.store import (
+    logs,
+    nodes,
+    pairings,
+    retention,
+    runs,
+    sessions,
+    transcripts,
+    usage,
+)
 from gateway.store.database import Database
 
 
@@ -192,24 +201,44 @@ class SQLStore(Database):
             removed = await self._write(work)
         return RetentionPass(runs=0, events=0, more=removed > 0, usage=removed)
 
-    def get_device(self, device_id: str) -> Deferred[Device | None]:
+    def get_pairing(self, device_id: str) -> Deferred[Pairing]:
         """See IStore."""
-        return self._read(partial(devices.by_id, device_id=device_id))
+        return self._read(partial(pairings.of_device, device_id=device_id))
 
-    def list_devices(self) -> Deferred[tuple[Device, ...]]:
+    def find_pairing_request(self, request_id: str) -> Deferred[Pairing | None]:
         """See IStore."""
-        return self._read(devices.newest)
+        return self._read(partial(pairings.of_request, request_id=request_id))
 
-    def update_device(
-        self, device_id: str, change: Callable[[Device | None], Device | None]
-    ) -> Deferred[Device | None]:
+    def list_pairings(self) -> Deferred[tuple[Pairing, ...]]:
         """See IStore."""
-        return self._write(partial(devices.update_by, device_id=device_id, change=change))
+        return self._read(pairings.newest)
 
-    def put_device_token(self, token: DeviceToken, *, keep: int) -> Deferred[None]:
-        """See IStore. A token of a device that is not paired is refused."""
-        return self._write(partial(devices.put_token, token=token, keep=keep))
-
-    def get_device_token(self, digest: str) -> Deferred[DeviceToken | None]:
+    def update_pairing(
+        self, device_id: str, change: Callable[[Pairing], Pairing]
+    ) -> Deferred[Pairing]:
         """See IStore."""
-        return self._read(partial(devices.token_by_digest, digest=digest))
+        return self._write(partial(pairings.update_by, device_id=device_id, change=change))
+
+    def get_node(self, node_id: str) -> Deferred[NodeRecord]:
+        """See IStore."""
+        return self._read(partial(nodes.node_by_id, node_id=node_id))
+
+    def list_nodes(self) -> Deferred[tuple[NodeRecord, ...]]:
+        """See IStore."""
+        return self._read(nodes.all_nodes)
+
+    def update_node(
+        self, node_id: str, change: Callable[[NodeRecord], NodeRecord]
+    ) -> Deferred[NodeRecord]:
+        """See IStore."""
+        return self._write(partial(nodes.update_node, node_id=node_id, change=change))
+
+    def get_setting(self, name: str) -> Deferred[bytes | None]:
+        """See IStore."""
+        return self._read(partial(nodes.setting, name=name))
+
+    def update_setting(
+        self, name: str, change: Callable[[bytes | None], bytes | None]
+    ) -> Deferred[bytes | None]:
+        """See IStore."""
+        return self._write(partial(nodes.update_setting, name=name, change=change))

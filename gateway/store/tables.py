@@ -29,11 +29,11 @@ from sqlalchemy import (
     text,
 )
 
-from gateway.model import Json, RunState, Struct
+from gateway.model import Json, RoleGrant, RunState, Struct
 
 S = TypeVar("S", bound=Struct)
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 SCHEMA_REVISION = REVISIONS[-1]
 
 
@@ -60,6 +60,23 @@ class NamesText(JsonText):
     def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...]:
         """Decode; raises msgspec.DecodeError where the stored text was damaged."""
         return msgspec.json.decode(value or "[]", type=tuple[str, ...])
+
+
+class GrantsText(TypeDecorator[tuple[RoleGrant, ...]]):
+    """The grants of a device, kept as a JSON array."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: tuple[RoleGrant, ...] | None, dialect: Dialect
+    ) -> str | None:
+        """Encode as records are on the wire."""
+        return msgspec.json.encode(value or ()).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[RoleGrant, ...]:
+        """Decode; raises msgspec.DecodeError where the stored text was damaged."""
+        return msgspec.json.decode(value or "[]", type=tuple[RoleGrant, ...])
 
 
 class StateText(TypeDecorator[RunState]):
@@ -230,12 +247,16 @@ devices = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("approved_at_ms", BigInteger, nullable=False),
     Column("approved_via", Text, nullable=False),
+    Column("name", Text),
     Column("display_name", Text),
     Column("platform", Text),
     Column("device_family", Text),
     Column("client_id", Text),
     Column("client_mode", Text),
+    Column("remote_ip", Text),
     Column("last_seen_at_ms", BigInteger),
+    Column("last_seen_reason", Text),
+    Column("grants", GrantsText, nullable=False),
     Column("version", BigInteger, nullable=False),
     Index("ix_devices_created", "created_at_ms", "device_id"),
 )
@@ -251,6 +272,34 @@ device_tokens = Table(
     Column("last_used_at_ms", BigInteger),
     Index("ix_device_tokens_device", "device_id", "role", "issued_at_ms"),
 )
+
+pairing_requests = Table(
+    "pairing_requests",
+    metadata,
+    Column("device_id", Text, primary_key=True),
+    Column("request_id", Text, nullable=False),
+    Column("requested_at_ms", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    UniqueConstraint("request_id"),
+    Index("ix_pairing_requests_age", "requested_at_ms"),
+)
+"""One open request a device; ``record`` is the request as JSON, in which nothing is looked for."""
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node_id", Text, primary_key=True),
+    Column("record", LargeBinary, nullable=False),
+)
+"""What is kept of nodes beside their devices, as JSON: it is read by id, or all of it."""
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+"""What clients may set while the gateway runs; whose it is knows what the value means."""
 
 
 def columns_of(table: Table, kind: type[Struct]) -> list[Column[Any]]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import structs
-from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select
+from sqlalchemy import (
+    Connection,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    type_coerce,
+)
 
 from gateway.model import Json, Message
 from gateway.store.tables import columns_of, messages, to_record, to_values
@@ -26,10 +36,14 @@ _NEWEST = (
     .limit(bindparam("limit"))
     .offset(bindparam("offset"))
 )
-# Word for word the condition of the index; other messages of the system are few.
+# Word for word the condition of the index. What is no summary is left out by its text, before it is decoded.
 _SYSTEM = (
     select(*columns_of(messages, Message))
-    .where(_of_session, messages.c.role == literal_column("'system'"))
+    .where(
+        _of_session,
+        messages.c.role == literal_column("'system'"),
+        type_coerce(messages.c.meta, Text).contains('"compaction"', autoescape=True),
+    )
     .order_by(messages.c.seq.desc())
 )
 _NEWEST_BEFORE = _NEWEST.where(messages.c.seq < bindparam("before_seq"))

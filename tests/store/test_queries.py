@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Engine, event, update
 from gateway.errors import VersionConflict
 from gateway.model import (
     DaySpan,
-    Device,
+    DeviceToken,
     ModelUsage,
+    Pairing,
     Retention,
     RunQuery,
     RunRecord,
@@ -24,8 +25,8 @@ from gateway.model import (
     UsageQuery,
 )
 from gateway.store import (
-    devices,
     logs,
+    pairings,
     retention,
     runs,
     schema,
@@ -62,6 +63,11 @@ A_MONTH = UsageQuery(
 USED = ModelUsage(provider="p", model="m")
 
 Plan = Callable[[Callable[[Connection], object]], str]
+
+
+def a_pairing(name: str, tokens: tuple[DeviceToken, ...] = (), **fields: Any) -> Pairing:
+    """Return a paired device."""
+    return Pairing(device_id=name, device=a_device(name, **fields), tokens=tokens)
 
 
 @pytest.fixture
@@ -170,8 +176,8 @@ def test_a_page_that_ends_the_list_is_one_statement(plan: Plan) -> None:
         lambda connection: retention.plan(connection, Retention(ended_before_ms=NOW)),
         lambda connection: retention.carry_out(connection, retention.Plan(("run-1",))),
         lambda connection: retention.carry_out(connection, retention.Plan(("run-1",), 100)),
-        lambda connection: devices.by_id(connection, "device-1"),
-        lambda connection: devices.token_by_digest(connection, "aa"),
+        lambda connection: pairings.of_device(connection, "device-1"),
+        lambda connection: pairings.of_request(connection, "request"),
     ],
 )
 def test_no_operation_walks_over_a_table(
@@ -238,13 +244,13 @@ def test_taking_over_a_run_walks_over_no_table(plan: Plan) -> None:
     assert "SCAN" not in plan(operation)
 
 
-def test_storing_a_token_walks_over_no_table(plan: Plan) -> None:
-    """The tokens of a device and role are found by an index."""
+def test_changing_a_pairing_walks_over_no_table(plan: Plan) -> None:
+    """A device, its tokens and its request are found by an index, and changed by it."""
 
     def operation(connection: Connection) -> None:
-        devices.update_by(connection, "device-1", putting(a_device()))
-        devices.put_token(connection, a_token("aa"), 1)
-        devices.put_token(connection, a_token("bb"), 1)
+        for digest in ("aa", "bb"):
+            pairing = a_pairing("device-1", tokens=(a_token(digest),))
+            pairings.update_by(connection, "device-1", putting(pairing))
 
     assert "SCAN" not in plan(operation)
 
@@ -260,20 +266,6 @@ def test_a_session_changed_by_another_writer_is_a_conflict(engine: Engine) -> No
         sessions.update_by(connection, KEY, putting(a_session()))
         with pytest.raises(VersionConflict):
             sessions.update_by(connection, KEY, meanwhile)
-
-
-def test_a_device_changed_by_another_writer_is_a_conflict(engine: Engine) -> None:
-    """An update finds no row when the version is not the one that was read, and changes nothing."""
-
-    def meanwhile(current: Device | None) -> Device:
-        connection.execute(update(tables.devices).values(version=7))
-        assert current is not None
-        return current
-
-    with engine.begin() as connection:
-        devices.update_by(connection, "device-1", putting(a_device()))
-        with pytest.raises(VersionConflict):
-            devices.update_by(connection, "device-1", meanwhile)
 
 
 def test_a_run_changed_by_another_writer_is_a_conflict(engine: Engine) -> None:
@@ -302,11 +294,12 @@ def test_the_list_of_runs_is_bounded(store: SQLStore) -> None:
 
 def test_the_list_of_devices_is_bounded(store: SQLStore) -> None:
     """Not more than 1000 devices are listed, the newest of them."""
-    for number in range(devices.LIST_LIMIT + 1):
-        device = a_device(f"device-{number}", created_at_ms=NOW + number)
-        result_of(store.update_device(device.device_id, putting(device)))
+    for number in range(pairings.LIST_LIMIT + 1):
+        name = f"device-{number}"
+        pairing = a_pairing(name, created_at_ms=NOW + number)
+        result_of(store.update_pairing(name, putting(pairing)))
 
-    listed = result_of(store.list_devices())
+    listed = result_of(store.list_pairings())
 
-    assert len(listed) == devices.LIST_LIMIT
+    assert len(listed) == pairings.LIST_LIMIT
     assert listed[-1].device_id == "device-1"
