@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from gateway.agents.acp_access import AccessConfig, access_of, terminal_maker, thread_runner
+from gateway.agents.acp_access import AccessConfig, access_of, terminal_maker
 from gateway.agents.acp_models import PROVIDER, refreshed, with_offered
 from gateway.agents.acp_requests import Access
 from gateway.agents.acp_worker import AcpWorker
@@ -24,6 +24,7 @@ from gateway.agents.mcpconfig import check_variables
 from gateway.agents.pool import Pool
 from gateway.agents.process import ChildProcess, Command, Exit, Limits, clean_environment
 from gateway.agents.processconfig import ProcessConfig
+from gateway.app.threads import in_thread
 from gateway.config import Secret, resolve_secret
 from gateway.errors import BackendError, ConfigError, StartError
 from gateway.interfaces import (
@@ -38,6 +39,7 @@ from gateway.interfaces import (
     IWorkspaceBackend,
 )
 from gateway.model import Attachment, Compaction, ModelInfo, RunRequest, RunResult
+from gateway.settings import find_secrets
 
 T = TypeVar("T")
 
@@ -138,11 +140,14 @@ class AcpBackend(Service):
 
         Fails with BackendError: for what the agent answers, and at once when its process dies.
         """
+        return self._in_pool(
+            request, lambda worker: worker.run(request, sink).addBoth(self._learn, worker)
+        )
+
+    def _in_pool(
+        self, request: RunRequest, work: Callable[[AcpWorker], Deferred[T]]
+    ) -> Deferred[T]:
         key, session_id = request.session_key, request.session_id
-
-        def work(worker: AcpWorker) -> Deferred[RunResult]:
-            return worker.run(request, sink).addBoth(self._learn, worker)
-
         return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
 
     def _learn(self, result: T, worker: AcpWorker) -> T:
@@ -171,12 +176,7 @@ class AcpBackend(Service):
 
     def compact(self, request: RunRequest, sink: IRunSink) -> Deferred[Compaction | None]:
         """Have the agent summarise a session's older turns. Fails with BackendError."""
-        key, session_id = request.session_key, request.session_id
-
-        def work(worker: AcpWorker) -> Deferred[Compaction | None]:
-            return worker.compact(request, sink)
-
-        return Deferred.fromCoroutine(self._pool.run(request.run_id, key, session_id, work))
+        return self._in_pool(request, lambda worker: worker.compact(request, sink))
 
     def _worker(
         self, on_ready: Callable[[], None], on_end: Callable[[BackendError], None]
@@ -210,7 +210,7 @@ class AcpBackend(Service):
             settings.hang_timeout_s,
             access=self._access,
             make_terminal=terminal_maker(environment, limits),
-            in_thread=thread_runner(environment.reactor),
+            in_thread=in_thread(environment.reactor),
         )
 
 
@@ -236,7 +236,7 @@ class AcpFactory:
             raise ConfigError(f"{key}.command: no such program: {program}")
         title = config.name or environment.agent_id
         models = (ModelInfo(id=environment.agent_id, name=title, provider=PROVIDER),)
-        command = Command(tuple(config.command), env, cwd)
+        command = Command(tuple(config.command), env, cwd, _secrets(config.env, env))
         access = access_of(config, os.environ, _base(environment), key)
         return AcpBackend(command, models, environment, config, access)
 
@@ -251,6 +251,13 @@ def workspace(cwd: str | None, environment: BackendEnvironment) -> str:
 def secret_of(secret: Secret, environment: BackendEnvironment, key: str) -> str:
     """Return a secret of an agent's table. Raises ConfigError, naming ``key``, if it is missing."""
     return resolve_secret(secret, os.environ, _base(environment), key=key)
+
+
+def _secrets(table: Mapping[str, Secret], env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what of an agent's environment is secret: what is kept elsewhere, or is named like a secret."""
+    plain = {name: value for name, value in table.items() if isinstance(value, str)}
+    named = (text for _, text in find_secrets({"env": plain}))
+    return (*(env[name] for name in table if name not in plain), *named)
 
 
 def _base(environment: BackendEnvironment) -> Path:

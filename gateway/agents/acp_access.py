@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
-
-from gateway.agents.acp_requests import Access, InThread
+from gateway.agents.acp_requests import Access
 from gateway.agents.acp_terminals import MakeTerminal, TerminalProcess
 from gateway.agents.mcpconfig import McpServer, resolve_servers
 from gateway.agents.process import Exit, Limits, clean_environment
@@ -64,13 +61,3 @@ def terminal_maker(environment: BackendEnvironment, limits: Limits) -> MakeTermi
         )
 
     return make
-
-
-def thread_runner(reactor: Any) -> InThread:
-    """Return what calls something in a thread of the reactor's pool."""
-
-    def run(work: Callable[[], Any]) -> Deferred[Any]:
-        running: Deferred[Any] = deferToThreadPool(reactor, reactor.getThreadPool(), work)
-        return running
-
-    return run

@@ -31,6 +31,12 @@ _OPTIONS = {
 }
 """The kinds of option for each decision, the best first. None allows more than was decided."""
 
+_HARMLESS = frozenset(
+    "command args cwd workdir description title timeout timeout_ms timeoutMs run_in_background is_background "
+    "reason call_id turn_id parsed_cmd".split()
+)
+"""What may stand beside a command without changing what is run."""
+
 
 def approval_request(params: Mapping[str, Any], cwd: str) -> ApprovalRequest:
     """Return the question of a ``session/request_permission``."""
@@ -41,12 +47,17 @@ def approval_request(params: Mapping[str, Any], cwd: str) -> ApprovalRequest:
     line = command if isinstance(command, str) and not given.get("args") else shlex.join(argv)
     shown = line or _title(call)
     kinds = [mapping(option).get("kind") for option in items(params.get("options"))]
+    # Any tool may have a parameter called command, or a title that reads like one.
+    # What else is given with a command may say where, as whom or with what it is run.
+    more = any(value for name, value in given.items() if name not in _HARMLESS)
+    certain = bool(line) and call.get("kind") == "execute" and not more
     return ApprovalRequest(
         command=one_line(shown),
         tool_call_id=(text_of(call.get("toolCallId")) or "")[:200] or None,
         argv=argv,
         cwd=(text_of(given.get("cwd")) or text_of(given.get("workdir")) or cwd)[:4096],
         always="allow_always" in kinds,
+        certain=certain,
     )
 
 

@@ -30,6 +30,7 @@ from gateway.agents.jsonrpc import (
 )
 from gateway.agents.mcpconfig import ResolvedServer
 from gateway.agents.process import Command
+from gateway.app.threads import InThread
 from gateway.model import ApprovalRequest, Decision
 from gateway.workspace import Refused, Workspace, WorkspaceError
 
@@ -37,9 +38,6 @@ FILES_AT_ONCE = 4
 """Files that one agent reads or writes at the same time; more wait."""
 WORDS_MAX = 1000
 """Arguments, or variables, of one command."""
-
-InThread = Callable[[Callable[[], Any]], Deferred[Any]]
-"""Calls something that blocks in a thread."""
 
 
 class Access(NamedTuple):
@@ -200,7 +198,7 @@ class ClientSide:
             if permitted is Decision.ALLOW_ONCE:
                 del turn.permitted[argv, cwd]
             return
-        request = ApprovalRequest(command=line, argv=argv, cwd=cwd, always=False)
+        request = ApprovalRequest(command=line, argv=argv, cwd=cwd, always=False, certain=not env)
         try:
             decision = await turn.questions.ask(request)
         except CancelledError:

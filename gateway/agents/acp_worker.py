@@ -22,7 +22,7 @@ from gateway.agents.acp_content import (
 )
 from gateway.agents.acp_models import LIST_S
 from gateway.agents.acp_opening import Opener
-from gateway.agents.acp_requests import Access, ClientSide, InThread
+from gateway.agents.acp_requests import Access, ClientSide
 from gateway.agents.acp_session import AgentSession, SessionTable
 from gateway.agents.acp_terminals import MakeTerminal, Terminals
 from gateway.agents.acp_turn import Turn
@@ -33,6 +33,7 @@ from gateway.agents.pipes import InputFull
 from gateway.agents.process import ChildProcess, Command, Exit
 from gateway.agents.rpc import Conversation, TooMuchGarbage
 from gateway.agents.vitality import Liveness
+from gateway.app.threads import InThread
 from gateway.errors import BackendError, BackendErrorKind
 from gateway.interfaces import IClock, IRunSink
 from gateway.model import Attachment, Compaction, RunRequest, RunResult

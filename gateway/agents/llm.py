@@ -61,8 +61,9 @@ class LlmFactory:
             )
         env = clean_environment(os.environ) | import_path()
         env[SPEC_VARIABLE] = _variable(worker_spec(config, environment), f"{key}.system_prompt")
-        env[SECRETS_VARIABLE] = _variable(worker_secrets(config, environment), f"{key}.api_key")
-        command = Command(WORKER_ARGV, env, workspace(config.cwd, environment))
+        secrets = worker_secrets(config, environment)
+        env[SECRETS_VARIABLE] = _variable(secrets, f"{key}.api_key")
+        command = Command(WORKER_ARGV, env, workspace(config.cwd, environment), secrets.all())
         return AcpBackend(command, model_infos(config), environment, config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
@@ -19,6 +19,7 @@ REST = 3.0
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 """What may wait for a process that does not read its input."""
 
+SECRET_CHARS_MIN = 8
 STDERR_LINE_CHARS = 1000
 STDERR_LINES_PER_WINDOW = 200
 STDERR_WINDOW_S = 10.0
@@ -128,10 +129,20 @@ class StderrLog:
 
     def __init__(self, log: Logger, clock: IClock) -> None:
         self._log = log
+        self._secrets: list[str] = []
         self._clock = clock
         self._rest = b""
         self._window_end = 0.0
         self._lines = 0
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Leave these out: a child is given keys, and many a program prints them when it fails.
+
+        One of less than 8 characters is left in, as it may be a word.
+        """
+        lines = {line.strip() for secret in secrets for line in secret.splitlines()}
+        long = (text for text in lines if len(text) >= SECRET_CHARS_MIN)
+        self._secrets = sorted(long, key=len, reverse=True)
 
     def feed(self, data: bytes) -> None:
         """Log the lines that ``data`` completes."""
@@ -159,6 +170,8 @@ class StderrLog:
         full = self._full()
         self._lines += 1
         if not full:
+            for secret in self._secrets:
+                text = text.replace(secret, "[redacted]")
             shown = "".join(
                 char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
             )

@@ -73,6 +73,8 @@ class Command(NamedTuple):
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str
+    secrets: tuple[str, ...] = ()
+    """What of ``env`` must not stand in the log, should the child print it."""
 
 
 class Limits(NamedTuple):
@@ -149,6 +151,7 @@ class ChildProcess(ProcessProtocol):
 
     def spawn(self, command: Command) -> None:
         """Start it. Raises OSError if there can be no new process."""
+        self._stderr.hide(command.secrets)
         name, _, mark = self._mark.partition("=")
         options = ["--parent", str(os.getpid()), "--status", "3", *self._limits.options()]
         self._process = process = self._reactor.spawnProcess(

@@ -25,9 +25,7 @@ from gateway.app.context import Caller
 from gateway.app.hub import Hub
 from gateway.app.notices import Notices, viewer_of
 from gateway.core.approval import (
-    ALL_DECISIONS,
     MAX_QUESTION_CHARS,
-    ONCE_OR_NOT,
     SCOPE,
     Approval,
     Asker,
@@ -42,13 +40,13 @@ from gateway.core.approvalshapes import (
     snapshot,
     stream_data,
 )
+from gateway.core.execpolicy import Outcome, Ruling
 from gateway.core.registry import Registry
-from gateway.core.run import Run
-from gateway.errors import GatewayError, InvalidRequest, Unavailable
+from gateway.errors import InvalidRequest, Unavailable
 from gateway.interfaces import IClock, IEntropy
 from gateway.limits import LimitsConfig
 from gateway.metrics import Metrics
-from gateway.model import ApprovalRequest, Decision
+from gateway.model import Decision
 
 READABLE_S: Final = 15.0
 """How long who waits for a decision may still ask for one that was made."""
@@ -57,6 +55,8 @@ HISTORY_TTL_S: Final = 86_400.0
 
 MAX_REPLAYED: Final = 100
 """Pending approvals of a session that its new watcher is told of."""
+
+_RULED: Final = {Outcome.DENY: Decision.DENY, Outcome.ALLOW: Decision.ALLOW_ONCE}
 
 Tell = Callable[[dict[str, Any]], None]
 """Takes the data of an event on the stream ``approval`` of the run that asks."""
@@ -109,37 +109,6 @@ class Approvals:
 
     # -- asking
 
-    def ask(self, run: Run, request: ApprovalRequest, tell: Tell) -> Deferred[Decision | None]:
-        """Ask for a run; None if it can not be asked, ends, or is not answered in time.
-
-        Cancel the Deferred to take the question back.
-        """
-        wanted = request.timeout_s
-        limit_s = self._limits.approval_timeout_s
-        question = Question(
-            command=request.command,
-            argv=request.argv,
-            cwd=request.cwd,
-            agent_id=run.request.agent_id,
-            session_key=run.session_key,
-            run_id=run.run_id,
-            tool_call_id=request.tool_call_id,
-            decisions=ALL_DECISIONS if request.always else ONCE_OR_NOT,
-        )
-        try:
-            approval = self.open(
-                question,
-                Asker(actor=_actor_of(run.run_id)),
-                timeout_s=limit_s if wanted is None else max(0.0, min(wanted, limit_s)),
-                patience_s=self._limits.approval_no_route_s,
-                tell=tell,
-            )
-        except GatewayError as error:
-            self._log.warn("approval not asked run={run}: {error}", run=run.run_id, error=error)
-            return succeed(None)
-        asked = self.wait(approval, taken_back=lambda: self.end(approval, Reason.RUN_ABORTED))
-        return asked.addCallback(lambda ended: ended.decision)
-
     def open(
         self,
         question: Question,
@@ -149,16 +118,20 @@ class Approvals:
         patience_s: float = 0.0,
         approval_id: str | None = None,
         tell: Tell | None = None,
+        ruling: Ruling | None = None,
     ) -> Approval:
         """Ask operators, and return the approval; it has ended already if it reaches nobody.
 
         :param patience_s: how long it waits where it reaches nobody.
         :param approval_id: the id that the asker wants it to have.
+        :param ruling: what the policy says; where it decides, nobody is asked or told.
 
         Raises InvalidRequest for what can not be shown or an id that is taken, and Unavailable.
         """
         self._check(question, asker, approval_id)
         approval = self._make(question, asker, timeout_s, approval_id)
+        if ruling is not None and self._ruled(approval, ruling):
+            return approval
         routed = self._notices.reaches_anybody(approval)
         if not routed and 0 < patience_s < timeout_s:
             approval.deadline = self._clock.seconds() + patience_s
@@ -210,6 +183,11 @@ class Approvals:
     def ended(self, viewer: Viewer) -> list[Approval]:
         """Return the approvals that have ended and that an operator may see, the newest first."""
         return [each for each in reversed(list(self.history)) if each.visible_to(viewer)]
+
+    def get(self, approval_id: str) -> Approval | None:
+        """Return an approval by its whole id, pending or not, whoever may see it."""
+        pending = self._pending.get(approval_id)
+        return self.history.get(approval_id) if pending is None else pending.approval
 
     def find(self, text: str, viewer: Viewer) -> Approval | None:
         """Return an approval by its id or, in version 4, by how that begins; pending ones first.
@@ -267,17 +245,11 @@ class Approvals:
         self._settle(approval)
         return True
 
-    def run_ended(self, run_id: str) -> None:
-        """Withdraw what a run still asks: it waits for no answer any more."""
-        if _actor_of(run_id) in self._asked:
-            self._end_all(
-                (
-                    p.approval
-                    for p in self._pending.values()
-                    if p.approval.question.run_id == run_id
-                ),
-                Reason.RUN_ABORTED,
-            )
+    def withdraw(self, actor: str, reason: Reason) -> None:
+        """End what somebody still asks: there is nobody who waits for an answer any more."""
+        if actor in self._asked:
+            mine = (p.approval for p in self._pending.values() if p.approval.asker.actor == actor)
+            self._end_all(mine, reason)
 
     def stop(self) -> None:
         """Withdraw everything, and take no more questions."""
@@ -311,8 +283,12 @@ class Approvals:
         """Let expire what is due; return how many that were."""
         due = [p for p in self._pending.values() if p.approval.deadline <= now]
         for pending in due:
-            reason = Reason.TIMEOUT if pending.routed else Reason.NO_ROUTE
-            self.end(pending.approval, reason)
+            approval = pending.approval
+            if approval.unanswered:
+                approval.rule(Decision.ALLOW_ONCE, self._clock.now_ms())
+                self._settle(approval)
+            else:
+                self.end(approval, Reason.TIMEOUT if pending.routed else Reason.NO_ROUTE)
         return len(due)
 
     # -- inside
@@ -345,6 +321,16 @@ class Approvals:
             expires_at_ms=now_ms + round(timeout_s * 1000),
             deadline=self._clock.seconds() + timeout_s,
         )
+
+    def _ruled(self, approval: Approval, ruling: Ruling) -> bool:
+        """Let the policy decide; return whether it does. What else it says is for runs alone."""
+        if ruling.outcome is not Outcome.ASK:
+            approval.rule(_RULED[ruling.outcome], approval.created_at_ms)
+            self._remember(approval)
+            return True
+        if approval.asker.conn_id is None:
+            approval.lasting, approval.unanswered = ruling.lasting, ruling.unanswered
+        return False
 
     def _end_all(self, approvals: Iterable[Approval], reason: Reason) -> None:
         for approval in list(approvals):
@@ -394,7 +380,3 @@ class Approvals:
         self._timer = None
         self.sweep(self._clock.seconds())
         self._arm()
-
-
-def _actor_of(run_id: str) -> str:
-    return f"run:{run_id}"

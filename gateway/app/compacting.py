@@ -109,15 +109,21 @@ class Compacting:
             return {"compacted": False, "kept": held}
         text = f"Earlier messages were left out: the conversation was cut to its last {lines}."
         compaction = Compaction(summary=text, kept_messages=lines)
-        noted = await summaries.note(
+        noted = await self._note(session, compaction, drop_binding=True)
+        return _not(ANEW) if noted is None else {"compacted": True, "kept": lines}
+
+    async def _note(
+        self, session: Session, compaction: Compaction, *, drop_binding: bool = False
+    ) -> Message | None:
+        """Put the summary into the transcript; None if the session began anew meanwhile."""
+        return await self._sessions.summaries.note(
             session.key,
             session.session_id,
             compaction,
-            unfinished,
+            frozenset(self._runs.lanes.runs(session.key)),
             revision=session.lifecycle_revision,
-            drop_binding=True,
+            drop_binding=drop_binding,
         )
-        return _not(ANEW) if noted is None else {"compacted": True, "kept": lines}
 
     async def _summarise(
         self, operation_id: str, session: Session, agent: Agent, hold: Hold
@@ -125,17 +131,10 @@ class Compacting:
         compaction = await self._ask(operation_id, session, agent, hold)
         if isinstance(compaction, str):
             return _not(compaction)
-        summaries = self._sessions.summaries
-        unfinished = frozenset(self._runs.lanes.runs(session.key))
-        noted = await summaries.note(
-            session.key,
-            session.session_id,
-            compaction,
-            unfinished,
-            revision=session.lifecycle_revision,
-        )
+        noted = await self._note(session, compaction)
         if noted is None:
             return _not(ANEW)
+        summaries = self._sessions.summaries
         details = {
             name: noted.meta[name] for name in ("keptMessages", "tokensAfter") if name in noted.meta
         }

@@ -13,6 +13,7 @@ hold nothing but a :class:`gateway.app.deferreds.Link`, which the end of the run
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -21,17 +22,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from gateway.app.agents import Agent
-from gateway.app.approvals import Approvals
 from gateway.app.bindings import agent_session_of
 from gateway.app.deferreds import Link, let_go
 from gateway.app.ends import Ends
 from gateway.app.noting import Noting
 from gateway.app.question import Question
 from gateway.app.runlog import RunLog
+from gateway.app.runquestions import RunQuestions
 from gateway.app.sessions import Sessions
 from gateway.app.sink import Sink
 from gateway.app.steering import Steering
-from gateway.core.batch import collected, launched
+from gateway.core.batch import collected, launched, prefaced
 from gateway.core.lanes import Lanes
 from gateway.core.outcome import COLLECTED, error_facts
 from gateway.core.run import Run, RunOutcome, RunOutput
@@ -53,12 +54,13 @@ class Host(Protocol):
     clock: IClock
     store: IStore
     sessions: Sessions
-    approvals: Approvals
+    questions: RunQuestions
     lanes: Lanes
     log: RunLog
     ends: Ends
     delta_interval_s: float
     end_delay_s: float
+    preface: Callable[[str], str | None]
 
     def dispatch(self, output: RunOutput) -> None:
         """Hand an output to the listeners."""
@@ -227,6 +229,7 @@ class Drive:
         taken = [each for each in self._companions if each.waiting]
         session, self.session, self._companions = self.session, None, []
         request = collected(run.request, [each.run.request for each in taken])
+        request = prefaced(request, self._host.preface(run.session_key))
         for each in taken:
             each.hand_over(run.run_id, COLLECTED)
         return launched(
@@ -250,7 +253,7 @@ class Drive:
             unfinished=lambda: (*lanes.runs(key), *taken),
             kind=kind,
             summaries=host.sessions.summaries,
-            approvals=host.approvals,
+            questions=host.questions,
         )
 
     def finish(self, state: RunState, **how: Any) -> None:

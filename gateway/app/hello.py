@@ -80,7 +80,7 @@ class Hello:
                 "selectionRequired": False,
             }
         snapshot: dict[str, Any] = {
-            "presence": services.presence.list() if READ in caller.scopes else [],
+            "presence": services.presence.list(caller.protocol) if READ in caller.scopes else [],
             "health": services.health.seen_by(caller),
             "stateVersion": services.health.state_version(),
             "uptimeMs": round((services.clock.seconds() - services.operations.started_at) * 1000),
@@ -97,7 +97,7 @@ class Hello:
 
 
 def _auth(caller: Caller, admitted: Admitted) -> dict[str, Any] | None:
-    """Return ``auth``; version 3's schema has it only with a device token."""
+    """Return ``auth``; version 3 has it only with a device token, and tells that token's scopes in it."""
     principal = caller.principal
     auth: dict[str, Any] = {"role": principal.role.value, "scopes": list(principal.scopes)}
     if caller.protocol >= 4:
@@ -106,6 +106,18 @@ def _auth(caller: Caller, admitted: Admitted) -> dict[str, Any] | None:
         return None
     if admitted.device_token is not None:
         auth["deviceToken"] = admitted.device_token
+        if caller.protocol < 4:
+            auth["scopes"] = list(admitted.token_scopes)
         if admitted.issued_at_ms is not None:
             auth["issuedAtMs"] = admitted.issued_at_ms
+    if admitted.others:
+        auth["deviceTokens"] = [
+            {
+                "deviceToken": other.token,
+                "role": other.role,
+                "scopes": list(other.scopes),
+                "issuedAtMs": other.issued_at_ms,
+            }
+            for other in admitted.others
+        ]
     return auth

@@ -8,11 +8,12 @@ sessions it watches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from twisted.logger import Logger
 
 from gateway.app.context import Caller
+from gateway.core.attempts import canonical_address
 from gateway.core.events import Event
 from gateway.errors import InvalidRequest, Unavailable
 from gateway.interfaces import IConnection
@@ -20,6 +21,9 @@ from gateway.metrics import Metrics
 
 MAX_WATCHED_SESSIONS = 500
 """How many sessions one connection may watch by ``sessions.messages.subscribe``."""
+
+MAX_COPIED_SESSIONS = 100
+"""Of how many sessions one node may have copies by ``chat.subscribe``."""
 
 SESSION_SCOPED = "session-scoped-events"
 _SCOPED_EVENTS = frozenset({"agent", "chat", "session.tool"})
@@ -55,6 +59,10 @@ class Hub:
         self._maximum = maximum
         self._per_principal = per_principal
         self._connections: dict[str, IConnection] = {}
+        self._devices: dict[str, dict[str, IConnection]] = {}
+        """The connections of each device, by their id."""
+        self._tokens: dict[str, dict[str, IConnection]] = {}
+        """Who stands on a device token, by its digest."""
         self._held: dict[str, int] = {}
         """Connections that count against their principal's budget, by actor."""
         self._audiences: dict[str, _Audience] = {}
@@ -63,6 +71,10 @@ class Hub:
         self._watched: dict[str, set[str]] = {}
         self._with_approvals: dict[str, set[str]] = {}
         """Of the watched sessions those whose approvals are wanted."""
+        self._copied: dict[str, dict[str, IConnection]] = {}
+        """Who has copies of the events of a session, by its key and the connection's id."""
+        self._copies_of: dict[str, set[str]] = {}
+        """Of which sessions a connection has copies."""
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -76,6 +88,14 @@ class Hub:
         """Return a connection that is still there."""
         return self._connections.get(conn_id)
 
+    def of_device(self, device_id: str) -> list[IConnection]:
+        """Return the connections of one device, oldest first."""
+        return list(self._devices.get(device_id, {}).values())
+
+    def of_token(self, digest: str) -> list[IConnection]:
+        """Return the connections that came in by a device token, oldest first."""
+        return list(self._tokens.get(digest, {}).values())
+
     def add(self, connection: IConnection) -> None:
         """Take in an authenticated connection. Raises Unavailable when there are too many."""
         if len(self._connections) >= self._maximum:
@@ -88,12 +108,31 @@ class Hub:
                 raise Unavailable("too many connections of this principal", retryable=True)
             self._held[actor] = held + 1
         self._connections[connection.conn_id] = connection
+        for index, key in self._indexes(caller):
+            index.setdefault(key, {})[connection.conn_id] = connection
         self._audiences.clear()
         self._metrics.connection_opened(caller.principal.role.value, caller.protocol)
 
+    def _indexes(self, caller: Caller) -> Iterator[tuple[dict[str, dict[str, IConnection]], str]]:
+        """Yield each index that a connection is in, and its key there."""
+        principal = caller.principal
+        if principal.device_id is not None:
+            yield self._devices, principal.device_id
+        if principal.token_digest is not None and principal.by_token:
+            yield self._tokens, principal.token_digest
+
     def _budgeted(self, caller: Caller) -> str | None:
-        """Return whose budget a connection counts against; None for local ones and without budgets."""
-        return caller.principal.actor if self._per_principal and not caller.peer.local else None
+        """Return whose budget a connection counts against; None for local ones and without budgets.
+
+        A device has one, and so has a user that the proxy names. Who only shares the credential has one
+        for each address: one client must not use up the places of all others.
+        """
+        if not self._per_principal or caller.peer.local:
+            return None
+        principal = caller.principal
+        if principal.device_id is not None:
+            return principal.device_id
+        return f"{principal.actor}:{principal.user or canonical_address(caller.peer.address)}"
 
     def remove(self, connection: IConnection) -> bool:
         """Forget a connection and its subscriptions; return whether it was there."""
@@ -103,7 +142,13 @@ class Hub:
         self._followers.discard(connection.conn_id)
         self._watched.pop(connection.conn_id, None)
         self._with_approvals.pop(connection.conn_id, None)
+        for key in tuple(self._copies_of.get(connection.conn_id, ())):
+            self.stop_copying(connection.conn_id, key)
         caller: Caller = connection.caller
+        for index, key in self._indexes(caller):
+            del index[key][connection.conn_id]
+            if not index[key]:
+                del index[key]
         actor = self._budgeted(caller)
         if actor is not None:
             self._held[actor] -= 1
@@ -149,6 +194,33 @@ class Hub:
         """Return the connections that want to hear of the approvals of a session."""
         return [conn for conn, keys in self._with_approvals.items() if session_key in keys]
 
+    def copy_to(self, conn_id: str, session_key: str) -> None:
+        """Send this connection copies of the events of one session, whatever its scopes; without numbers.
+
+        Raises InvalidRequest when it has copies of too many.
+        """
+        connection = self._connections.get(conn_id)
+        if connection is None:
+            return
+        keys = self._copies_of.setdefault(conn_id, set())
+        if session_key not in keys and len(keys) >= MAX_COPIED_SESSIONS:
+            raise InvalidRequest(f"a node may subscribe to at most {MAX_COPIED_SESSIONS} sessions")
+        keys.add(session_key)
+        self._copied.setdefault(session_key, {})[conn_id] = connection
+
+    def stop_copying(self, conn_id: str, session_key: str) -> None:
+        """End :meth:`copy_to`."""
+        keys = self._copies_of.get(conn_id, set())
+        if session_key not in keys:
+            return
+        keys.discard(session_key)
+        if not keys:
+            del self._copies_of[conn_id]
+        receivers = self._copied[session_key]
+        del receivers[conn_id]
+        if not receivers:
+            del self._copied[session_key]
+
     def broadcast(self, event: Event) -> None:
         """Send an event to every connection that may see it."""
         audience = self._audience(event.spec.name)
@@ -167,6 +239,8 @@ class Hub:
     def broadcast_session(self, event: Event, session_key: str) -> None:
         """Send an event of a session to every connection that may see it and wants this session."""
         audience = self._audience(event.spec.name)
+        if session_key in self._copied:
+            self._send_copies(event, self._copied[session_key])
         if not audience.scoped:
             self._send(event, audience.plain.items())
             return
@@ -199,6 +273,13 @@ class Hub:
             followers.update(c for c, keys in self._watched.items() if session_key in keys)
         return followers
 
+    def _send_copies(self, event: Event, receivers: dict[str, IConnection]) -> None:
+        for connection in list(receivers.values()):
+            try:
+                connection.deliver_direct(event)
+            except Exception:
+                self._not_delivered(event, connection)
+
     def _send(self, event: Event, audience: Iterable[tuple[int, Sequence[IConnection]]]) -> None:
         # Encoded before any number is taken: what can't be encoded touches no sequence.
         ready = [group for version, group in audience if event.parts(version) is not None]
@@ -207,11 +288,14 @@ class Hub:
                 try:
                     connection.deliver(event)
                 except Exception:
-                    self._log.failure(
-                        "event {event} was not delivered conn={conn}",
-                        event=event.spec.name,
-                        conn=connection.conn_id,
-                    )
+                    self._not_delivered(event, connection)
+
+    def _not_delivered(self, event: Event, connection: IConnection) -> None:
+        self._log.failure(
+            "event {event} was not delivered conn={conn}",
+            event=event.spec.name,
+            conn=connection.conn_id,
+        )
 
 
 def _by_version(connections: Iterable[IConnection]) -> list[tuple[int, list[IConnection]]]:

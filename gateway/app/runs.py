@@ -14,7 +14,6 @@ from twisted.logger import Logger
 
 from gateway.app.acceptance import Acceptance
 from gateway.app.agents import AgentDirectory
-from gateway.app.approvals import Approvals
 from gateway.app.coming import Coming
 from gateway.app.deferreds import shielded
 from gateway.app.drive import Drive
@@ -23,6 +22,7 @@ from gateway.app.holds import Hold, Holds
 from gateway.app.queueing import Queueing
 from gateway.app.recovery import Recovery
 from gateway.app.runlog import RunLog
+from gateway.app.runquestions import RunQuestions
 from gateway.app.sessions import Sessions
 from gateway.app.turn import Started, Turn
 from gateway.core.idempotency import IdempotencyWindow
@@ -55,7 +55,7 @@ class Runs:
         store: IStore,
         agents: AgentDirectory,
         sessions: Sessions,
-        approvals: Approvals,
+        questions: RunQuestions,
         limits: LimitsConfig,
         metrics: Metrics,
     ) -> None:
@@ -63,7 +63,7 @@ class Runs:
         self.store = store
         self._agents = agents
         self.sessions = sessions
-        self.approvals = approvals
+        self.questions = questions
         self.delta_interval_s = limits.delta_interval_ms / 1000
         self.end_delay_s = END_DELAY_S
         self.metrics = metrics
@@ -91,6 +91,8 @@ class Runs:
         self._awaited: dict[str, list[Waiter]] = {}
         self.coming = Coming()
         self._stopping = False
+        self.preface: Callable[[str], str | None] = lambda _key: None
+        """Returns what is put in front of the next message of a session; asked once for each turn."""
 
     def __len__(self) -> int:
         return len(self._drives)

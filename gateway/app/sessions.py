@@ -26,6 +26,8 @@ from gateway.model import Message, RunRequest, RunState, Session, SessionQuery
 Change = Callable[[Session | None], Session]
 Check = Callable[[Session | None], None]
 """Raises if a session is not the one that somebody knew."""
+Ended = Callable[[str], None]
+"""Takes the key of a session whose conversation has ended: it began anew, or was deleted."""
 
 ANSWER_PAGE = 50
 ANSWER_PAGES = 200
@@ -55,12 +57,17 @@ class Sessions:
             announce=lambda session: self.announce(session, reason="compact"),
         )
         self._busy: Callable[[str], bool] = lambda _key: False
+        self._ended: list[Ended] = []
         self._labels = DeferredLock()
         """Held from the check that a label is free until it is taken."""
 
     def knows_busy(self, busy: Callable[[str], bool]) -> None:
         """Be told how to ask whether a run goes in a session."""
         self._busy = busy
+
+    def add_ended(self, ended: Ended) -> None:
+        """Call ``ended`` whenever a conversation has ended, from now on."""
+        self._ended.append(ended)
 
     def new(self, key: str, *, created_via: str = "operator", **fields: Any) -> Session:
         """Return a session that is not stored yet."""
@@ -260,6 +267,7 @@ class Sessions:
             key, renewed, drop_transcript=keep_id
         )
         assert session is not None
+        self._has_ended(key)
         self.announce(session, reason=reason)
         return session
 
@@ -287,8 +295,13 @@ class Sessions:
             key, delete_transcript=delete_transcript, check=look
         )
         if deleted:
+            self._has_ended(key)
             self.announce(held[-1], reason="delete")
         return deleted
+
+    def _has_ended(self, key: str) -> None:
+        for ended in self._ended:
+            ended(key)
 
     async def patch(
         self, key: str, change: Callable[[Session], Session], *, label: str | None = None

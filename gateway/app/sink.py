@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
-from gateway.app.approvals import Approvals
 from gateway.app.bindings import bind
+from gateway.app.runquestions import RunQuestions
 from gateway.app.summaries import Summaries
 from gateway.core.run import Run, RunOutput
 from gateway.interfaces import IClock, IRunSink, IStore
@@ -39,7 +39,7 @@ class Sink:
         unfinished: Callable[[], Collection[str]],
         kind: str,
         summaries: Summaries,
-        approvals: Approvals,
+        questions: RunQuestions,
     ) -> None:
         """Make the sink of a run.
 
@@ -49,7 +49,7 @@ class Sink:
             already, but are no history yet.
         :param kind: the backend's name, as the configuration has it.
         :param summaries: reads and shortens histories.
-        :param approvals: whom questions are put to.
+        :param questions: what becomes of the questions it asks.
         """
         self._run: Run | None = run
         self._clock = clock
@@ -60,7 +60,7 @@ class Sink:
         self._unfinished = unfinished
         self._kind = kind
         self._summaries = summaries
-        self._approvals = approvals
+        self._questions = questions
         self._timer: IDelayedCall | None = None
 
     def text(self, delta: str) -> None:
@@ -110,7 +110,7 @@ class Sink:
         """
         if self._run is None:
             return succeed(None)
-        return self._approvals.ask(
+        return self._questions.ask(
             self._run, request, tell=lambda data: self.emit("approval", data)
         )
 
@@ -143,7 +143,7 @@ class Sink:
             self._timer.cancel()
             self._timer = None
         if run is not None:
-            self._approvals.run_ended(run.run_id)
+            self._questions.run_ended(run.run_id)
 
     def _pace(self, run: Run) -> None:
         if run.text_size > MAX_TEXT_CHARS:

@@ -23,7 +23,7 @@ async def stop_runs(runs: Runs, patience_s: float) -> None:
     runs.refuse()
     for run in runs.unfinished:
         runs.abort(run.run_id, "shutdown")
-    runs.approvals.stop()
+    runs.questions.stop()
     await together([runs.wait(run.run_id, patience_s) for run in runs.unfinished])
     for run in runs.unfinished:
         _log.error("run {run} did not end", run=run.run_id)

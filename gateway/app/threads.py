@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
 
 
 class InThread(Protocol):
@@ -17,3 +18,15 @@ class InThread(Protocol):
 def here(function: Any, /, *args: Any) -> Deferred[Any]:
     """Run a function at once, in no thread: for gateways in memory."""
     return maybeDeferred(function, *args)
+
+
+def in_thread(reactor: Any) -> InThread:
+    """Return what runs a function in a thread of the reactor's pool."""
+
+    def run(function: Any, /, *args: Any) -> Deferred[Any]:
+        running: Deferred[Any] = deferToThreadPool(
+            reactor, reactor.getThreadPool(), function, *args
+        )
+        return running
+
+    return run

@@ -7,6 +7,7 @@ from typing import Any
 from gateway.app.agents import Agent
 from gateway.app.context import Context
 from gateway.core.access import WRITE
+from gateway.core.incoming import attachments, clean_text
 from gateway.core.params import given
 from gateway.core.projection import usage_payload
 from gateway.core.run import Run, RunOutcome
@@ -16,10 +17,8 @@ from gateway.rpc.addresses import agent_address, delivery_context, input_provena
 from gateway.rpc.asking import check_send_policy, commanded, failure_of, timeout_of, turn_of
 from gateway.rpc.common import (
     agent_for,
-    attachments,
     check_model,
     check_run_id,
-    clean_text,
     session_key,
 )
 from gateway.rpc.table import MethodTable, TwoPhase

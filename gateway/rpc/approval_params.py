@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from gateway.core.execcommand import Command, texts_of
 from gateway.core.params import SINCE_4, NonEmpty, Params, Positive, given
 from gateway.model import Decision
 
@@ -61,14 +63,42 @@ class ExecApprovalRequestParams(Params, frozen=True):
         return None
 
     @property
+    def argv(self) -> tuple[str, ...]:
+        """The words that would be run, where they are given: those of the plan, which a node goes by."""
+        planned = (given(self.system_run_plan, None) or {}).get("argv")
+        if isinstance(planned, list) and planned and all(isinstance(w, str) for w in planned):
+            return tuple(planned)
+        return tuple(given(self.command_argv, []))
+
+    @property
     def shown_command(self) -> str | None:
-        """The command as text, from whichever field has it."""
+        """The command as text; the words themselves where the text means something else."""
+        text, argv = self._text, self.argv
+        if argv and text not in texts_of(argv):
+            return shlex.join(argv)
+        return text
+
+    @property
+    def judged_command(self) -> Command | None:
+        """What would be run; None where that is not certain: with an environment, or a plan that differs."""
+        argv, plan = self.argv, given(self.system_run_plan, None)
+        if given(self.env, None):
+            return None
+        if plan is not None:
+            if not argv or plan.get("argv") != list(argv):
+                return None
+            if self.command_argv is not UNSET and tuple(self.command_argv) != argv:
+                return None
+        text = self._text or ""
+        return Command(text=text, argv=argv, resolved=given(self.resolved_path, None))
+
+    @property
+    def _text(self) -> str | None:
+        """The command as it is given as text."""
         if self.command is not UNSET:
             return self.command
         text = (given(self.system_run_plan, None) or {}).get("commandText")
-        if isinstance(text, str) and text:
-            return text
-        return " ".join(given(self.command_argv, [])) or None
+        return text if isinstance(text, str) and text else None
 
 
 class ExecApprovalIdParams(Params, frozen=True):

@@ -54,11 +54,16 @@ async def exec_approval_request(
     timeout_s = DEFAULT_TIMEOUT_S[caller.protocol]
     if params.timeout_ms is not UNSET:
         timeout_s = min(params.timeout_ms, MAX_TIMEOUT_MS) / 1000
-    approval = approvals.open(
+    question, asker, chosen = (
         _question(context, params),
         _asker(context, params),
-        timeout_s=timeout_s,
-        approval_id=_chosen_id(params),
+        _chosen_id(params),
+    )
+    ruling = await context.services.policies.of_client(
+        question.agent_id, params.judged_command, question.security, question.ask
+    )
+    approval = approvals.open(
+        question, asker, timeout_s=timeout_s, approval_id=chosen, ruling=ruling
     )
 
     async def final() -> dict[str, Any]:
@@ -94,7 +99,9 @@ async def exec_approval_wait_decision(
 
 
 @methods.method("exec.approval.resolve", scope=SCOPE)
-def exec_approval_resolve(context: Context, params: ExecApprovalResolveParams) -> dict[str, Any]:
+async def exec_approval_resolve(
+    context: Context, params: ExecApprovalResolveParams
+) -> dict[str, Any]:
     """Decide a pending approval: allow-once, allow-always or deny."""
     try:
         decision = Decision(params.decision)
@@ -104,8 +111,10 @@ def exec_approval_resolve(context: Context, params: ExecApprovalResolveParams) -
     approval = context.services.approvals.find(params.id, viewer_of(context.caller))
     if approval is None:
         _unknown(context)
-    _decide(context, approval, decision)
-    return {"ok": True}
+    kept = await _decide(context, approval, decision)
+    if context.caller.protocol < 4 or kept is None:
+        return {"ok": True}
+    return {"ok": True, "policyEntryId": kept}
 
 
 @methods.method("exec.approval.get", scope=SCOPE)
@@ -136,7 +145,7 @@ def approval_get(context: Context, params: ApprovalGetParams) -> dict[str, Any]:
 
 
 @methods.method("approval.resolve", scope=SCOPE)
-def approval_resolve(context: Context, params: ApprovalResolveParams) -> dict[str, Any]:
+async def approval_resolve(context: Context, params: ApprovalResolveParams) -> dict[str, Any]:
     """Decide an approval of any kind; says whether this was the decision that counts."""
     _no_grant(params.grant_expires_in_days)
     approval = context.services.approvals.find(params.id, viewer_of(context.caller))
@@ -144,7 +153,7 @@ def approval_resolve(context: Context, params: ApprovalResolveParams) -> dict[st
         _unknown(context)
     if not approval.pending:
         return {"applied": False, "approval": snapshot(approval)}
-    _decide(context, approval, params.decision)
+    await _decide(context, approval, params.decision)
     return {"applied": True, "approval": snapshot(approval)}
 
 
@@ -184,7 +193,7 @@ def _question(context: Context, params: ExecApprovalRequestParams) -> Question:
     )
     return Question(
         command=command,
-        argv=tuple(given(params.command_argv, [])),
+        argv=params.argv,
         preview=preview if isinstance(preview, str) else None,
         warning=given(params.warning_text, None),
         cwd=given(params.cwd, None),
@@ -224,8 +233,11 @@ def _chosen_id(params: ExecApprovalRequestParams) -> str | None:
     return chosen or None
 
 
-def _decide(context: Context, approval: Approval, decision: Decision) -> None:
-    """Decide. Raises InvalidRequest where it was decided otherwise, or can not be decided so."""
+async def _decide(context: Context, approval: Approval, decision: Decision) -> str | None:
+    """Decide, and return the entry of the policy that comes of it, if one does.
+
+    Raises InvalidRequest where it was decided otherwise, or can not be decided so.
+    """
     verdict = context.services.approvals.resolve(approval, decision, context.caller)
     if verdict is Verdict.NOT_ALLOWED:
         raise InvalidRequest(
@@ -233,13 +245,16 @@ def _decide(context: Context, approval: Approval, decision: Decision) -> None:
             details={"reason": "APPROVAL_ALLOW_ALWAYS_UNAVAILABLE"},
         )
     if verdict is Verdict.APPLIED:
-        return
+        if decision is not Decision.ALLOW_ALWAYS:
+            return None
+        return await context.services.policies.keep(approval, approval.resolved_by or "")
     if context.caller.protocol < 4:
         _unknown(context)
     if verdict is Verdict.CONFLICT:
         raise InvalidRequest(
             "approval already resolved", details={"reason": "APPROVAL_ALREADY_RESOLVED"}
         )
+    return None
 
 
 def _no_grant(days: int | UnsetType) -> None:

@@ -10,13 +10,13 @@ import msgspec
 from gateway.app.context import Context
 from gateway.app.turn import Turn
 from gateway.core.access import ADMIN
+from gateway.core.incoming import fingerprint
 from gateway.core.run import RunOutcome
 from gateway.core.sessionkey import agent_of
 from gateway.core.stopwords import parse_command
 from gateway.core.transcript import user_content
 from gateway.errors import InvalidRequest, MissingScope, Unavailable
 from gateway.model import Attachment, Message, RunRequest
-from gateway.rpc.common import fingerprint
 
 TOOL_EVENTS = "tool-events"
 

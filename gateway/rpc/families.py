@@ -8,18 +8,25 @@ from gateway.rpc import (
     agents,
     approvals,
     compacting,
+    devices,
     history,
     inspect,
+    invocations,
     listings,
     maintenance,
     models,
+    nodepairing,
+    nodepending,
     nodes,
+    policies,
     runs,
     session_turns,
     sessions,
+    setupcodes,
     system,
     turns,
     usage,
+    voicewake,
 )
 from gateway.rpc.table import MethodTable
 
@@ -38,9 +45,16 @@ _FAMILIES = (
     models,
     listings,
     nodes,
+    policies,
+    nodepairing,
+    nodepending,
+    devices,
+    setupcodes,
+    invocations,
     inspect,
     maintenance,
     usage,
+    voicewake,
 )
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Final
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.app.context import Context
-from gateway.core.access import READ
+from gateway.core.access import PAIRING, READ
 from gateway.core.frames import NotJson, decode
 from gateway.core.params import NonEmpty, NoParams, Params
+from gateway.errors import InvalidRequest
 from gateway.model import Role
 from gateway.rpc.table import MethodTable
 
 methods = MethodTable()
+
+MAX_NAME: Final = 256
 
 
 class NodeEventParams(Params, frozen=True, rename={"payload_json": "payloadJSON"}):
@@ -25,23 +28,48 @@ class NodeEventParams(Params, frozen=True, rename={"payload_json": "payloadJSON"
     payload_json: str | UnsetType = UNSET
 
 
+class DescribeParams(Params, frozen=True):
+    """Which node."""
+
+    node_id: NonEmpty
+
+
+class RenameParams(Params, frozen=True):
+    """Which node, and its name."""
+
+    node_id: NonEmpty
+    display_name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+
+
 @methods.method("node.list", scope=READ)
 async def node_list(context: Context, params: NoParams) -> dict[str, Any]:
     """List paired and connected nodes."""
     services = context.services
-    return {"ts": services.clock.now_ms(), "nodes": await services.nodes.list()}
+    return {"ts": services.clock.now_ms(), "nodes": await services.node_directory.list()}
+
+
+@methods.method("node.describe", scope=READ)
+async def node_describe(context: Context, params: DescribeParams) -> dict[str, Any]:
+    """Describe one node, paired or connected."""
+    services = context.services
+    node = await services.node_directory.describe(params.node_id)
+    return {"ts": services.clock.now_ms(), **node}
+
+
+@methods.method("node.rename", scope=PAIRING)
+async def node_rename(context: Context, params: RenameParams) -> dict[str, Any]:
+    """Give a node a name, which stays whatever it calls itself."""
+    name = " ".join(params.display_name.split())
+    if not name.isprintable() or not name:
+        raise InvalidRequest("displayName must be a name that can be shown")
+    await context.services.node_directory.rename(params.node_id, name)
+    return {"nodeId": params.node_id, "displayName": name}
 
 
 @methods.method("node.event", scope=None, role=Role.NODE)
 async def node_event(context: Context, params: NodeEventParams) -> dict[str, Any]:
-    """Take an event of a node: a voice transcript starts a turn."""
-    if params.event != "voice.transcript":
-        return _not_handled(params.event, "unsupported_event")
-    payload = _payload(params)
-    if payload is None:
-        return _not_handled(params.event, "invalid_payload")
-    await context.services.voice.transcript(context.caller, payload)
-    return {"ok": True}
+    """Take an event of a node."""
+    return await context.services.node_events.handle(context.caller, params.event, _payload(params))
 
 
 def _payload(params: NodeEventParams) -> Mapping[str, Any] | None:
@@ -52,7 +80,3 @@ def _payload(params: NodeEventParams) -> Mapping[str, Any] | None:
         except NotJson:
             return None
     return payload if isinstance(payload, dict) else None
-
-
-def _not_handled(event: str, reason: str) -> dict[str, Any]:
-    return {"ok": True, "event": event[:128], "handled": False, "reason": reason}

@@ -26,6 +26,7 @@ RECENT = 10
 MAX_EVENT_CHARS = 4_000
 MAX_FACT_CHARS = 256
 MAX_FACTS = 64
+NODE_PREFIX = "Node:"
 
 
 class SetHeartbeatsParams(Params, frozen=True):
@@ -123,12 +124,12 @@ async def _sessions_of(context: Context, agent_id: str) -> dict[str, Any]:
 @methods.method("system-presence", scope=READ)
 def system_presence(context: Context) -> list[PresenceEntry]:
     """List who is here."""
-    return context.services.presence.list()
+    return context.services.presence.list(context.caller.protocol)
 
 
 @methods.method("system-event", scope=ADMIN)
-def system_event(context: Context, params: SystemEventParams) -> dict[str, Any]:
-    """Report something of a client or device; everybody's presence list shows it."""
+async def system_event(context: Context, params: SystemEventParams) -> dict[str, Any]:
+    """Report something of a client or device: the presence list shows it, the main agent is told."""
     text = given(params.text, "").strip()
     if not text:
         raise InvalidRequest("text required")
@@ -142,8 +143,14 @@ def system_event(context: Context, params: SystemEventParams) -> dict[str, Any]:
         ts=context.services.clock.now_ms(), text=preview(text, MAX_EVENT_CHARS), **facts
     )
     key = entry.device_id or entry.instance_id or entry.host or entry.ip or text[:64]
-    presence.report(entry, key)
+    news = presence.report(entry, key)
     presence.publish(at_once=True)
+    # What devices say of themselves comes every few minutes, and mostly says nothing new.
+    if news or not text.startswith(NODE_PREFIX):
+        services = context.services
+        await services.reports.system_events.note(
+            services.agents.keys.main_session(), entry.text or "", "system-event"
+        )
     return {"ok": True}
 
 

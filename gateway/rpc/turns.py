@@ -9,13 +9,14 @@ from msgspec import UNSET
 from gateway.app.context import Context
 from gateway.app.turn import Started
 from gateway.core.access import WRITE
+from gateway.core.incoming import attachments, clean_text
 from gateway.core.params import given
 from gateway.core.stopwords import is_stop_command
 from gateway.errors import InvalidRequest
 from gateway.model import QueueMode, RunRequest, RunState
 from gateway.rpc.addresses import chat_address, system_provenance
 from gateway.rpc.asking import check_send_policy, commanded, failure_of, timeout_of, turn_of
-from gateway.rpc.common import agent_for, attachments, check_run_id, clean_text, session_key
+from gateway.rpc.common import agent_for, check_run_id, session_key
 from gateway.rpc.table import MethodTable
 from gateway.rpc.turn_params import ChatAbortParams, ChatSendParams, SessionsSendParams
 

@@ -155,7 +155,7 @@ def test_all_streams_together_are_at_most_20_events_a_second(kinds: tuple[str, .
         unfinished=tuple,
         kind="acp",
         summaries=cast(Any, None),
-        approvals=Gate().services.approvals,
+        questions=Gate().runs.questions,
     )
     updates = TurnUpdates(sink, clock, lambda error: pytest.fail(str(error)))
     chance = random.Random(7)

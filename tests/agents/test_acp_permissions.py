@@ -52,6 +52,38 @@ def test_the_command_is_shown() -> None:
     assert asked(rawInput={"command": [1, 2]}, title="odd").argv == ()
 
 
+@pytest.mark.parametrize(
+    ("call", "certain"),
+    [
+        ({"kind": "execute", "rawInput": {"command": "ls -l"}}, True),
+        ({"kind": "execute", "rawInput": {"command": ["ls"], "env": {}}}, True),
+        ({"kind": "execute", "rawInput": {"command": "ls", "env": {"PATH": "/tmp"}}}, False),
+        ({"kind": "execute", "rawInput": {"command": "ls", "environment": {"A": "b"}}}, False),
+        ({"kind": "execute", "rawInput": {"command": "ls", "stdin": "rm x"}}, False),
+        ({"kind": "execute", "rawInput": {"command": "ls", "shell": "/tmp/sh"}}, False),
+        (
+            {"kind": "execute", "rawInput": {"command": "ls", "dangerouslyDisableSandbox": True}},
+            False,
+        ),
+        (
+            {"kind": "execute", "rawInput": {"command": "ls", "dangerouslyDisableSandbox": False}},
+            True,
+        ),
+        (
+            {"kind": "execute", "rawInput": {"command": "ls", "description": "x", "timeout": 5}},
+            True,
+        ),
+        ({"kind": "execute", "rawInput": {"command": ""}, "title": "ls -l"}, False),
+        ({"kind": "execute", "title": "ls -l"}, False),
+        ({"kind": "other", "rawInput": {"command": "ls -l"}}, False),
+        ({"rawInput": {"command": "ls -l"}}, False),
+    ],
+)
+def test_what_is_certain_to_be_a_command(call: dict[str, Any], certain: bool) -> None:
+    """Only a call that executes a command line, and nothing else, is one for sure: a title is none."""
+    assert asked(**call).certain is certain
+
+
 def test_the_words_that_were_allowed() -> None:
     """A command line is one word, as it is for a terminal without arguments."""
     assert words_of({"toolCall": {"rawInput": {"command": "ls -l"}}}) == ("ls -l",)

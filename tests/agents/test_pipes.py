@@ -184,3 +184,13 @@ def test_a_flood_after_a_beginning(log_lines: list[str]) -> None:
 
     assert log_lines[0] == "beginning"
     assert log_lines[STDERR_LINES_PER_WINDOW:] == ["102 more lines left out", "y"]
+
+
+def test_keys_that_a_child_prints_are_not_logged(log_lines: list[str]) -> None:
+    """Of what a child was given in secret nothing stands in the log, lines of a longer secret neither."""
+    log = StderrLog(Logger(), FakeClock())
+    log.hide(
+        ["key-of-a-provider", "first line of it\nsecond line of it", "short", "key-of-a-provider-2"]
+    )
+    log.feed(b"bad key-of-a-provider-2, key-of-a-provider; short\nit: second line of it\n")
+    assert log_lines == ["bad [redacted], [redacted]; short", "it: [redacted]"]

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 
 from gateway.errors import VersionConflict
-from gateway.model import Message, RunEvent, RunRecord, Session, TurnEnd
+from gateway.model import Message, NodeRecord, Pairing, RunEvent, RunRecord, Session, TurnEnd
 
 
 class BriefStore:
@@ -55,6 +55,14 @@ class BriefStore:
         self.ended += 1
         self.events += len(end.events)
         return succeed(end.messages)
+
+    def get_pairing(self, device_id: str) -> Deferred[Pairing]:
+        return succeed(Pairing(device_id=device_id))
+
+    def update_node(
+        self, node_id: str, change: Callable[[NodeRecord], NodeRecord]
+    ) -> Deferred[NodeRecord]:
+        return succeed(change(NodeRecord(node_id=node_id)))
 
     def get_run(self, run_id: str) -> Deferred[RunRecord | None]:
         return succeed(self.runs.get(run_id))

@@ -15,15 +15,25 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from gateway.app.context import Caller, Context
-from gateway.config import Config
+from gateway.config import Config, NodesConfig
 from gateway.core.access import Peer
 from gateway.core.events import Event
 from gateway.core.frames import Request
+from gateway.core.pairing import Ask, grant
 from gateway.core.run import RunOutput
 from gateway.errors import GatewayError
 from gateway.interfaces import IAgentBackend, IConnection, IRunSink
 from gateway.limits import LimitsConfig
-from gateway.model import ClientInfo, ModelInfo, Principal, Role, RunRequest, RunResult
+from gateway.model import (
+    ClientInfo,
+    ModelInfo,
+    NodeSurface,
+    Pairing,
+    Principal,
+    Role,
+    RunRequest,
+    RunResult,
+)
 from gateway.testing import FakeClock, FakeEntropy, memory_gateway, memory_store, result_of
 from gateway.wiring import Wiring
 from tests.app.faults import FaultyStore
@@ -85,6 +95,12 @@ def make_caller(
     mode: str = "ui",
     device_id: str | None = None,
     peer: Peer = LOCAL,
+    commands: Iterable[str] = (),
+    permissions: Mapping[str, bool] | None = None,
+    path_env: str | None = None,
+    user: str | None = None,
+    auth_method: str = "token",
+    surface: NodeSurface | None = None,
     **facts: Any,
 ) -> Caller:
     """Return an authenticated caller."""
@@ -92,36 +108,61 @@ def make_caller(
         conn_id=conn_id,
         protocol=protocol,
         principal=Principal(
-            role=role, scopes=tuple(scopes), auth_method="token", device_id=device_id
+            role=role,
+            scopes=tuple(scopes),
+            auth_method=auth_method,
+            device_id=device_id,
+            user=user,
         ),
-        client=ClientInfo(id=client, version="1.0", platform="linux", mode=mode, **facts),
+        client=ClientInfo(
+            **{"id": client, "version": "1.0", "platform": "linux", "mode": mode, **facts}
+        ),
         peer=peer,
         caps=frozenset(caps),
+        surface=surface
+        or NodeSurface(
+            caps=tuple(sorted(caps)),
+            commands=tuple(sorted(commands)),
+            permissions=tuple(sorted((permissions or {}).items())),
+        ),
+        path_env=path_env,
     )
 
 
 @implementer(IConnection)
 class FakeConnection:
-    """Keeps what it is given, decoded; numbers its broadcast frames from 1."""
+    """Keeps what it is given; numbers its broadcast frames from 1."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self.conn_id = caller.conn_id
         self.protocol = caller.protocol
-        self.frames: list[dict[str, Any]] = []
         self.closed: tuple[Any, int, str] | None = None
         self.broken: Exception | None = None
         self.waiting = False
         self._seq = 0
+        self._frames: list[dict[str, Any]] = []
+        self._encoded: list[bytes] = []
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
+        """Every frame so far; decoded when looked at, since most are not."""
+        self._frames += map(msgspec.json.decode, self._encoded)
+        self._encoded.clear()
+        return self._frames
 
     def deliver(self, event: Event) -> None:
         if self.broken is not None:
             raise self.broken
         self._seq += 1
-        self.frames.append(msgspec.json.decode(event.encoded(self.protocol, self._seq)))
+        self._encoded.append(event.encoded(self.protocol, self._seq))
 
     def deliver_direct(self, event: Event) -> None:
-        self.frames.append(msgspec.json.decode(event.encoded(self.protocol, None)))
+        if self.broken is not None:
+            raise self.broken
+        if event.parts(self.protocol) is None:
+            return
+        self._encoded.append(event.encoded(self.protocol, None))
 
     def close(self, cause: Any, code: int, reason: str, **details: Any) -> None:
         self.closed = self.closed or (cause, code, reason)
@@ -271,6 +312,7 @@ class Gate:
         backend: Any = None,
         others: Iterable[str] = (),
         limits: Mapping[str, Any] | None = None,
+        nodes: Mapping[str, Any] | None = None,
         on_restart: str = "interrupt",
         store: Any = None,
         clock: FakeClock | None = None,
@@ -281,7 +323,9 @@ class Gate:
         self.backend: Any = backend or ScriptedBackend(script)
         backends = {"main": self.backend, **{name: ScriptedBackend() for name in others}}
         agents = {"main": {"backend": "scripted", "on_restart": on_restart}}
-        config = Config(limits=LimitsConfig(**(limits or {})), agents=agents)
+        config = Config(
+            limits=LimitsConfig(**(limits or {})), nodes=NodesConfig(**(nodes or {})), agents=agents
+        )
         if store is None:
             store = FaultyStore(memory_store(self.clock))
         self.store = store
@@ -325,10 +369,32 @@ class Gate:
             self.services.nodes.joined(connection)
         return client
 
-    def node(self, protocol: int = 4, **who: Any) -> Client:
-        """Connect a device of role node."""
+    def node(self, protocol: int = 4, *, paired: bool = True, **who: Any) -> Client:
+        """Connect a device of role node, which is paired as one unless told otherwise."""
         who = {"scopes": (), "mode": "node", "client": "node-host", "device_id": "n1"} | who
+        if paired and who["device_id"] is not None:
+            self.pair(who["device_id"])
         return self.client(protocol, role=Role.NODE, **who)
+
+    def pair(self, device_id: str, *, via: str = "owner") -> None:
+        """Pair a device as a node, unless it is one."""
+        wanted = Ask(
+            device_id=device_id,
+            public_key="k",
+            role="node",
+            scopes=(),
+            protocol=4,
+            client_id="node-host",
+            client_mode="node",
+        )
+
+        def change(pairing: Pairing) -> Pairing:
+            if pairing.device is not None and "node" in pairing.device.roles:
+                return pairing
+            now_ms = self.clock.now_ms()
+            return grant(pairing, wanted, roles=("node",), scopes=(), via=via, now_ms=now_ms)
+
+        result_of(self.store.update_pairing(device_id, change))
 
     def live(self, run: str = "r1") -> Live:
         """Return a run as the backend holds it."""

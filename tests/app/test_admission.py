@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.access import Peer, digest_of
-from gateway.model import Device
-from gateway.testing import result_of
+from gateway.core.devicetokens import revoke
+from gateway.model import Device, RoleGrant
 from tests.app.door import READ, Door, make_door
 from tests.app.harness import LOCAL, REMOTE
 
@@ -68,6 +69,14 @@ def test_others_are_paired(door: Door, how: dict[str, Any]) -> None:
         assert door.refusal(**how)["code"] == "NOT_PAIRED"
 
 
+def test_whom_the_proxy_names(door: Door) -> None:
+    """What a trusted proxy says who it is goes with the connection."""
+    peer = Peer("127.0.0.1", user="ann@example.org")
+
+    assert door.knock(peer=peer).principal.user == "ann@example.org"
+    assert door.knock(peer=peer, client=("cli", "cli"), device=False).principal.user == peer.user
+
+
 # -- pairing
 
 
@@ -94,27 +103,57 @@ def test_silent_pairing(door: Door, protocol: int) -> None:
         client_id="test",
         client_mode="ui",
         last_seen_at_ms=door.clock.now_ms(),
+        last_seen_reason="connect",
+        grants=(
+            RoleGrant(
+                role="operator",
+                scopes=READ,
+                created_at_ms=door.clock.now_ms(),
+                last_used_at_ms=door.clock.now_ms(),
+            ),
+        ),
         version=1,
     )
-    stored = result_of(door.store.get_device_token(digest_of(admitted.device_token)))
+    (stored,) = door.pairing().tokens
     assert (stored.role, stored.scopes) == ("operator", READ)
-    assert admitted.device_token not in str(stored)
+    assert stored.digest == digest_of(admitted.device_token) == admitted.principal.token_digest
+    assert admitted.device_token not in str(stored) + str(admitted)
 
 
 @VERSIONS
 def test_a_remote_device(door: Door, protocol: int) -> None:
-    """A device from elsewhere has to be approved by an operator, and is told how."""
+    """A device from elsewhere has to be approved by an operator, and is told how; then it comes in."""
     error = door.refusal(protocol, peer=REMOTE)
+    request = door.pairing().request
+    assert request is not None
+    door.approve()
 
-    assert error["code"] == "NOT_PAIRED"
-    assert error["message"] == "pairing required: device is not approved yet"
-    details = error["details"]
-    assert (details["code"], details["reason"]) == ("PAIRING_REQUIRED", "not-paired")
-    assert details["requestId"]
-    assert details["deviceId"] == door.identity.device_id
-    assert (details["requestedRole"], details["requestedScopes"]) == ("operator", list(READ))
-    assert "approvedRoles" not in details
-    assert door.device() is None
+    basics = {
+        "code": "PAIRING_REQUIRED",
+        "reason": "not-paired",
+        "requestId": request.request_id,
+    }
+    more = {
+        "remediationHint": "Approve this device on the gateway's host:"
+        f" gatewayctl devices approve {request.request_id}",
+        "deviceId": door.identity.device_id,
+        "requestedRole": "operator",
+        "requestedScopes": list(READ),
+    }
+    assert error == {
+        "code": "NOT_PAIRED",
+        "message": {
+            3: "pairing required (on the gateway's host: gatewayctl devices approve"
+            f" {request.request_id})",
+            4: "pairing required: device is not approved yet",
+        }[protocol],
+        "details": basics if protocol == 3 else {**basics, **more},
+    }
+    admitted = door.knock(protocol, peer=REMOTE)
+    assert admitted.principal.scopes == admitted.token_scopes == READ
+    device = door.device()
+    assert device is not None
+    assert (device.approved_via, device.remote_ip) == ("owner", REMOTE.address)
 
 
 def test_a_page(door: Door) -> None:
@@ -132,32 +171,40 @@ def test_a_paired_device_from_elsewhere(door: Door) -> None:
     less = door.knock(peer=REMOTE, scopes=())
 
     assert again.device_token
-    assert less.principal.scopes == ()
+    assert (less.principal.scopes, less.token_scopes) == ((), READ)
     device = door.device()
     assert device is not None
-    assert device.version == 1
+    assert (device.version, device.remote_ip) == (2, REMOTE.address)
+    assert device.last_seen_at_ms == door.clock.now_ms()
 
 
 @pytest.mark.parametrize(
-    ("how", "reason", "sentence"),
+    ("how", "reason", "sentence", "silent"),
     [
         (
             {"scopes": ("operator.read", "operator.write")},
             "scope-upgrade",
             "device is asking for more scopes than currently approved",
+            True,
         ),
         (
             {"role": "node", "scopes": ()},
             "role-upgrade",
             "device is asking for a higher role than currently approved",
+            False,
         ),
     ],
 )
-def test_upgrades(door: Door, how: dict[str, Any], reason: str, sentence: str) -> None:
-    """A paired device gets more than it is approved for only locally; both approvals then stand."""
+def test_upgrades(
+    door: Door, how: dict[str, Any], reason: str, sentence: str, silent: bool
+) -> None:
+    """A paired device gets more scopes silently only on this machine, and another role never."""
     door.knock()
     error = door.refusal(peer=REMOTE, **how)
     door.clock.advance(60)
+    if not silent:
+        assert door.refusal(**how)["details"]["requestId"] == error["details"]["requestId"]
+        door.approve()
     door.knock(**how)
 
     assert error["details"]["reason"] == reason
@@ -191,7 +238,7 @@ def test_another_key_under_the_same_id(door: Door) -> None:
         approved_at_ms=0,
         approved_via="owner",
     )
-    result_of(door.store.update_device(imposter.device_id, lambda current: imposter))
+    door.change(lambda current: replace(current, device=imposter, tokens=()))
 
     assert door.refusal(peer=REMOTE)["details"]["reason"] == "not-paired"
     door.knock()
@@ -213,3 +260,129 @@ def test_a_node(door: Door, protocol: int) -> None:
     device = door.device()
     assert device is not None
     assert (device.roles, device.scopes) == (("node",), ())
+
+
+# -- where it may be silent
+
+
+def test_nothing_is_silent_where_it_is_switched_off() -> None:
+    """With pairing.silent_local off a device of this machine is approved by an operator like any other."""
+    door = make_door(silent_local=False)
+
+    assert door.refusal()["details"]["reason"] == "not-paired"
+    door.approve()
+    assert door.knock().device_token
+
+
+def test_nothing_revoked_comes_back_silently(door: Door) -> None:
+    """A role that was revoked has to be approved by an operator, also on this machine."""
+    door.knock()
+    door.change(lambda p: revoke(p, "operator", now_ms=door.clock.now_ms()))
+
+    assert door.refusal()["details"]["reason"] == "role-upgrade"
+
+
+@pytest.mark.parametrize(
+    ("client", "peer", "silent"),
+    [
+        (("openclaw-macos", "ui"), LOCAL, True),
+        (("openclaw-macos", "ui"), REMOTE, False),
+        (("openclaw-macos", "cli"), LOCAL, False),
+        (("openclaw-control-ui", "ui"), PAGE, False),
+        (("test", "ui"), LOCAL, False),
+    ],
+)
+def test_another_machine_is_believed_of_an_app_alone(
+    door: Door, client: tuple[str, str], peer: Peer, silent: bool
+) -> None:
+    """A device that says it is another machine now is asked about, but for an app of this machine."""
+    door.knock()
+
+    if silent:
+        door.knock(client=client, peer=peer, platform="darwin")
+    else:
+        error = door.refusal(client=client, peer=peer, platform="darwin")
+        assert error["details"]["reason"] == "metadata-upgrade"
+        assert error["message"].endswith("device identity changed and must be re-approved")
+        door.approve()
+    device = door.device()
+    assert device is not None
+    assert device.platform == "darwin"
+
+
+def test_another_machine_that_wants_more(door: Door) -> None:
+    """Who says that it is another machine is not believed for asking for more scopes as well."""
+    door.knock()
+
+    error = door.refusal(scopes=("operator.admin",), platform="darwin")
+
+    assert error["details"]["reason"] == "scope-upgrade"
+    assert door.knock(scopes=("operator.write",)).device_token
+    device = door.device()
+    assert device is not None
+    assert device.platform == "linux"
+
+
+def test_a_device_token_makes_no_other_machine(door: Door) -> None:
+    """Only with the shared credential is an app of this machine believed to be on another one now."""
+    token = door.knock(client=("openclaw-macos", "ui")).device_token or ""
+    changed: dict[str, Any] = {"client": ("openclaw-macos", "ui"), "platform": "darwin"}
+
+    errors = [door.refusal(auth={"deviceToken": token}, **changed) for _ in range(2)]
+    assert errors[0]["details"]["reason"] == "metadata-upgrade"
+    assert errors[0] == errors[1]
+    assert door.knock(**changed).device_token
+    assert door.knock(auth={"deviceToken": token}, **changed).device_token == token
+
+
+def test_version_3_may_change_its_machine(door: Door) -> None:
+    """What a version 3 client says of its machine is written down, and nothing is asked."""
+    door.knock(3)
+    door.clock.advance(60)
+    door.knock(3, platform="darwin", peer=REMOTE)
+
+    device = door.device()
+    assert device is not None
+    assert device.platform == "darwin"
+
+
+def test_claims_are_cut(door: Door) -> None:
+    """What a device says of itself is kept only so far: it is shown to operators, and stored."""
+    door.knock(displayName="x" * 10_000)
+
+    device = door.device()
+    assert device is not None
+    assert device.display_name == "x" * 200
+
+
+# -- what operators are told
+
+
+def test_operators_hear_of_a_request(door: Door) -> None:
+    """A new request is told once; one that takes its place is told after the end of the old one."""
+    for scopes in (READ, READ, ("operator.admin",)):
+        door.refusal(peer=REMOTE, scopes=scopes)
+
+    assert [name for name, _ in door.told] == [
+        "device.pair.requested",
+        "device.pair.resolved",
+        "device.pair.requested",
+    ]
+    first, replaced, second = (payload for _, payload in door.told)
+    assert (replaced["requestId"], replaced["decision"]) == (first["requestId"], "rejected")
+    assert second["requestId"] != first["requestId"]
+    assert second["scopes"] == ["operator.read", "operator.admin"]
+    assert second["remoteIp"] == REMOTE.address
+
+
+def test_operators_hear_of_a_silent_approval(door: Door) -> None:
+    """A silent approval is told as approved; one that leaves nothing to approve ends the open request."""
+    door.refusal(peer=REMOTE)
+    request_id = door.told[0][1]["requestId"]
+    door.knock(scopes=())
+    door.knock()
+
+    decided = [(payload["requestId"], payload["decision"]) for _, payload in door.told[1:]]
+    assert [decision for _, decision in decided] == ["approved", "approved"]
+    assert [name == request_id for name, _ in decided] == [False, True]
+    assert door.pairing().request is None

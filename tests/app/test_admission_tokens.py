@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
-from gateway.app.admission import LIVE_TOKENS
-from gateway.core.access import AuthPolicy, Peer
+from gateway.core.access import Peer
+from gateway.core.credentials import AuthPolicy
 from gateway.core.deviceproof import DeviceIdentity
+from gateway.core.devicetokens import LIVE_TOKENS
+from gateway.core.pairing import paired
 from gateway.errors import StoreError, Unavailable
-from gateway.testing import TOKEN, result_of
+from gateway.testing import TOKEN
 from tests.app.door import Door, make_door
 from tests.app.harness import LOCAL, REMOTE
 
@@ -69,15 +72,11 @@ def test_a_token_of_another(door: Door) -> None:
     """A token serves only the device and the role it was made for, while its key is the paired one."""
     token = door.knock().device_token
     assert token
+    door.refusal(role="node", scopes=())
+    door.approve()
     node_token = door.knock(role="node", scopes=()).device_token
     assert node_token
-    other = Door(
-        door.clock,
-        door.store,
-        door.admission,
-        DeviceIdentity.from_seed(b"2" * 32),
-        door.auth,
-    )
+    other = replace(door, identity=DeviceIdentity.from_seed(b"2" * 32))
     other.knock()
 
     for refusal in (
@@ -108,10 +107,9 @@ def test_a_device_that_may_less_by_now(door: Door, change: dict[str, Any]) -> No
     """A token serves for no more than its device is approved for when it comes."""
     token = door.knock().device_token
     assert token
-    result_of(
-        door.store.update_device(
-            door.identity.device_id,
-            lambda device: msgspec.structs.replace(device, **change),
+    door.change(
+        lambda pairing: msgspec.structs.replace(
+            pairing, device=msgspec.structs.replace(paired(pairing), **change)
         )
     )
 
@@ -124,6 +122,8 @@ def test_at_most_four_tokens_live(door: Door) -> None:
     for _ in range(LIVE_TOKENS + 1):
         door.clock.advance(1)
         tokens.append(door.knock().device_token or "")
+    door.refusal(role="node", scopes=())
+    door.approve()
     node_token = door.knock(role="node", scopes=()).device_token or ""
 
     assert len(set(tokens)) == LIVE_TOKENS + 1
@@ -145,7 +145,7 @@ def test_other_modes(door: Door, mode: str) -> None:
     assert admitted.device_token
 
 
-@pytest.mark.parametrize("operation", ["get_device", "update_device", "put_device_token"])
+@pytest.mark.parametrize("operation", ["list_pairings", "update_pairing"])
 def test_a_store_that_fails(
     door: Door, operation: str, expected_failures: list[type[BaseException]]
 ) -> None:
@@ -156,3 +156,33 @@ def test_a_store_that_fails(
     with pytest.raises(Unavailable, match="the store failed") as caught:
         door.knock()
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize("operation", ["get_pairing", "update_pairing"])
+def test_a_store_that_fails_on_a_token(
+    door: Door, operation: str, expected_failures: list[type[BaseException]]
+) -> None:
+    """Where a token can not be looked up, or its use not be noted, it is no wrong token: try again."""
+    token = door.knock().device_token or ""
+    door.clock.advance(60)
+    expected_failures.append(StoreError)
+    door.store.failing[operation] = StoreError("disk full")
+
+    with pytest.raises(Unavailable, match="the store failed"):
+        door.knock(auth={"deviceToken": token})
+    door.store.failing.clear()
+    assert door.knock(auth={"deviceToken": token}).device_token == token
+
+
+def test_a_token_is_written_down_once_a_minute(door: Door) -> None:
+    """Coming back by a token writes nothing for a minute, then that the device was here."""
+    token = door.knock().device_token or ""
+    door.store.calls.clear()
+    door.knock(auth={"deviceToken": token})
+    assert door.store.calls == ["get_pairing"]
+
+    door.clock.advance(60)
+    door.knock(auth={"deviceToken": token})
+    assert door.store.calls[1:] == ["get_pairing", "update_pairing"]
+    (stored,) = door.pairing().tokens
+    assert stored.last_used_at_ms == door.clock.now_ms()

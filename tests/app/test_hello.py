@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 
-from gateway.app.admission import Admitted
+from gateway.app.admission import Admitted, Handed
 from gateway.testing import result_of
 from tests.app.harness import ADMIN, READ, Gate, assert_fits, make_caller
 
@@ -19,7 +19,7 @@ def hello(gate: Gate, protocol: int, token: str | None = None, **who: Any) -> di
     """Return the payload of hello-ok, as it arrives."""
     caller = make_caller("c1", protocol, **who)
     issued = None if token is None else 1_700_000_000_000
-    admitted = Admitted(caller.principal, token, issued)
+    admitted = Admitted(caller.principal, token, issued, ("operator.read",))
     payload = gate.wiring.edge.hello.payload(caller, admitted)
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(payload))
     return decoded
@@ -87,17 +87,32 @@ def test_what_only_some_learn(gate: Gate, protocol: int) -> None:
 
 @VERSIONS
 def test_auth(gate: Gate, protocol: int) -> None:
-    """Version 4 is told its role and scopes, version 3 only with a device token, as its schema has it."""
+    """Version 4 is told its role and scopes, version 3 those of its device token, as its schema has it."""
     without = hello(gate, protocol).get("auth")
     with_token = hello(gate, protocol, "secret")["auth"]
 
     role = {"role": "operator", "scopes": ["operator.admin"]}
     method = {"method": "token"} if protocol == 4 else {}
     assert without == (role | method if protocol == 4 else None)
-    assert with_token == role | method | {
+    of_token = {} if protocol == 4 else {"scopes": ["operator.read"]}
+    assert with_token == role | method | of_token | {
         "deviceToken": "secret",
         "issuedAtMs": 1_700_000_000_000,
     }
+
+
+def test_further_tokens(gate: Gate) -> None:
+    """A device that came by a setup code gets a token for each further role that the code granted."""
+    caller = make_caller()
+    admitted = Admitted(caller.principal, "secret", 1, others=(Handed("other", "node", (), 2),))
+    payload = gate.wiring.edge.hello.payload(caller, admitted)
+
+    assert payload["auth"]["deviceToken"] == "secret"
+    assert payload["auth"]["deviceTokens"] == [
+        {"deviceToken": "other", "role": "node", "scopes": [], "issuedAtMs": 2}
+    ]
+    assert_fits(4, "HelloOk", msgspec.json.decode(msgspec.json.encode(payload)))
+    assert "other" not in repr(admitted).replace("others", "")
 
 
 def test_a_token_of_unknown_age(gate: Gate) -> None:

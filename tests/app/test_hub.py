@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.app.hub import MAX_WATCHED_SESSIONS, SESSION_SCOPED, Hub
+from gateway.core.access import Peer
 from gateway.core.events import EVENTS, Event
 from gateway.errors import InvalidRequest, Unavailable
 from gateway.metrics import Metrics
@@ -58,10 +59,16 @@ def test_who_may_not_read_sees_next_to_nothing(
         hub.send_to(Event(name, {"n": 1}), ["outsider", "reader"], "k")
 
     approvals = {name for name in EVENTS if "approval" in name}
-    more = approvals if "operator.approvals" in who["scopes"] else set()
+    pairing = {name for name in EVENTS if ".pair." in name}
+    direct = {name for name in EVENTS if name.startswith("node.invoke.")}
+    more: set[str] = set()
+    if not outsider.caller.is_node:
+        more |= approvals if "operator.approvals" in who["scopes"] else set()
+        more |= pairing if "operator.pairing" in who["scopes"] else set()
     assert set(names(outsider)) == OPEN_EVENTS | more
-    assert set(names(reader)) == set(EVENTS) - approvals
-    assert set(names(admin)) == set(EVENTS)
+    talk = {name for name in EVENTS if name.startswith("talk.")}
+    assert set(names(reader)) == set(EVENTS) - approvals - pairing - direct - talk
+    assert set(names(admin)) == set(EVENTS) - direct
 
 
 @pytest.mark.parametrize("scope", ["operator.read", "operator.write", "operator.admin"])
@@ -95,6 +102,19 @@ def test_a_connection_that_fails(
 
     assert [names(connection) for connection in connections] == [["chat"], [], ["chat"]]
     assert len(logged_failures) == 1
+
+
+def test_the_connections_of_a_device(hub: Hub) -> None:
+    """A device's connections are found by its id, oldest first, until they leave."""
+    first, second = (connect(hub, name, device_id="d") for name in ("c1", "c2"))
+    connect(hub, "c3", device_id="e")
+    connect(hub, "c4")
+    assert hub.of_device("d") == [first, second]
+
+    hub.remove(first)
+    assert hub.of_device("d") == [second]
+    hub.remove(second)
+    assert (hub.of_device("d"), hub.of_device("f")) == ([], [])
 
 
 def test_session_scoped_events(hub: Hub) -> None:
@@ -211,6 +231,19 @@ def test_a_budget_per_principal() -> None:
         hub.remove(connection)
 
     assert hub._held == {}
+
+
+def test_who_shares_the_credential_has_a_budget_for_each_address() -> None:
+    """One client with the shared secret does not use up the places of others; proxied users have theirs."""
+    hub = Hub(Metrics(), maximum=50, per_principal=1)
+    connect(hub, "one", peer=Peer("2001:db8::1"))
+    with pytest.raises(Unavailable):
+        connect(hub, "two", peer=Peer("2001:db8::2"))
+    connect(hub, "three", peer=Peer("2001:db8:0:1::1"))
+    connect(hub, "ann", user="ann", peer=Peer("2001:db8::1"))
+    with pytest.raises(Unavailable):
+        connect(hub, "ann2", user="ann", peer=Peer("192.0.2.1"))
+    connect(hub, "bob", user="bob", peer=Peer("192.0.2.1"))
 
 
 def test_a_wanted_audience(hub: Hub) -> None:

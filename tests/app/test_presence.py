@@ -44,14 +44,30 @@ def test_the_gateways_own_entry(presence: Presence, clock: FakeClock) -> None:
     assert own.text.startswith("Gateway: test-host · app ")
 
 
-@pytest.mark.parametrize("mode", ["cli", "backend", "probe"])
-def test_clients_for_one_call(presence: Presence, mode: str) -> None:
+def test_clients_for_one_call(presence: Presence) -> None:
     """Clients that come for one call are not listed, and change no version."""
-    caller = make_caller(mode=mode)
+    caller = make_caller(mode="cli")
 
     assert not presence.joined(caller)
     assert not presence.left(caller)
-    assert (hosts(presence), presence.version) == ([], 1)
+    assert (hosts(presence), presence.version, len(presence)) == ([], 1, 0)
+
+
+@pytest.mark.parametrize("mode", ["backend", "probe"])
+def test_programs(gate: Gate, presence: Presence, mode: str) -> None:
+    """Programs are presence for version 3 only; nobody is told that they come, and only it that they go."""
+    three, four = gate.client(3), gate.client(4)
+    caller = make_caller("c1", mode=mode)
+    told = presence.joined(caller)
+    listed = [[entry.host for entry in presence.list(version)[1:]] for version in (3, 4)]
+    assert presence.left(caller)
+    presence.publish()
+
+    assert not told
+    assert listed == [["test"], []]
+    assert four.events("presence") == []
+    ((_, entry),) = [payload["presence"] for payload in three.events("presence")]
+    assert (entry["host"], entry["reason"]) == ("test", "disconnect")
 
 
 def test_an_entry(presence: Presence) -> None:
@@ -84,10 +100,12 @@ def test_an_entry(presence: Presence) -> None:
         roles=("operator",),
         scopes=("operator.admin",),
         instance_id="i1",
+        client_id="openclaw-ios",
+        online_since=one.ts,
     )
     assert (two.ip, two.device_id, two.instance_id, two.scopes) == (None, "d2", "d2", None)
-    for entry in msgspec.json.decode(msgspec.json.encode(presence.list())):
-        for version in (3, 4):
+    for version in (3, 4):
+        for entry in msgspec.json.decode(msgspec.json.encode(presence.list(version))):
             assert_fits(version, "PresenceEntry", entry)
 
 
@@ -229,3 +247,109 @@ def test_the_beat_publishes_what_is_due(gates: Callable[..., Any]) -> None:
     beat.stopService()
 
     assert len(client.events("presence")) == 2
+
+
+def test_where_version_3_shows_an_entry(presence: Presence) -> None:
+    """Version 3 has one entry for a device, else for an instance, else for a connection."""
+    who: list[dict[str, Any]] = [
+        {"device_id": "D1"},
+        {"device_id": "d1", "instance_id": "i9"},
+        {"instance_id": "I1"},
+        {"instance_id": "i1"},
+        {},
+        {},
+    ]
+    for number, facts in enumerate(who):
+        presence.joined(make_caller(f"c{number}", display_name=f"h{number}", **facts))
+
+    assert [entry.host for entry in presence.list(3)[1:]] == ["h5", "h4", "h3", "h1"]
+    assert len(presence.list(4)[1:]) == 6
+
+
+def test_who_is_still_here_goes_before_who_left(presence: Presence) -> None:
+    """Where one connection of a device has ended and another has not, version 3 shows the device as here."""
+    for number in (1, 2):
+        presence.joined(make_caller(f"c{number}", device_id="d1"))
+    presence.left(make_caller("c2", device_id="d1"))
+
+    assert [entry.reason for entry in presence.list(3)[1:]] == ["connect"]
+    assert [entry.reason for entry in presence.list(4)[1:]] == ["disconnect", "connect"]
+
+
+def test_who_comes_back_is_not_listed_as_gone(presence: Presence) -> None:
+    """A device that connects anew takes the place of its ended connections."""
+    for number in range(3):
+        presence.joined(make_caller(f"c{number}", device_id="d1"))
+        presence.left(make_caller(f"c{number}", device_id="d1"))
+    presence.joined(make_caller("c3", device_id="d1"))
+
+    assert hosts(presence) == [("test", "connect")]
+
+
+def test_a_thousand_connections_of_one_device(presence: Presence) -> None:
+    """Whatever one device does, the others stay listed: 16 of its connections are, the newest."""
+    others = [make_caller(f"o{n}", device_id=f"o{n}", display_name=f"o{n}") for n in range(100)]
+    for other in others:
+        presence.joined(other)
+    for number in range(1000):
+        presence.joined(make_caller(f"c{number}", device_id="d1", display_name=f"c{number}"))
+    here = [host for host, _ in hosts(presence)]
+    for number in range(1000):
+        presence.left(make_caller(f"c{number}", device_id="d1"))
+        presence.joined(make_caller(f"x{number}", device_id="d1"))
+        presence.left(make_caller(f"x{number}", device_id="d1"))
+
+    assert here == [f"c{n}" for n in range(999, 983, -1)] + [f"o{n}" for n in range(99, -1, -1)]
+    assert {other.client.display_name for other in others} <= {host for host, _ in hosts(presence)}
+    assert len(presence) <= 100 + 16
+
+
+def test_an_address_that_floods(presence: Presence) -> None:
+    """Clients without a device that all come from one address push out each other, not the rest."""
+    for number in range(20):
+        presence.joined(make_caller(f"o{number}", device_id=f"o{number}", display_name="other"))
+        presence.left(make_caller(f"x{number}", peer=REMOTE))
+    for number in range(500):
+        caller = make_caller(f"c{number}", peer=REMOTE, instance_id=f"i{number}")
+        presence.joined(caller)
+        if number % 2:
+            presence.left(caller)
+
+    assert [host for host, _ in hosts(presence)].count("other") == 20
+    assert len(presence) == 200
+
+
+def test_the_last_activity(gate: Gate) -> None:
+    """Who starts a run was active then; version 4 is shown that, without a broadcast."""
+    presence = gate.services.presence
+    here, gone = gate.client(), gate.client()
+    presence.joined(here.connection.caller)
+    since = gate.clock.now_ms()
+    gate.clock.advance(5)
+    here.send("hello")
+    gone.send("hello", key="other", run="r2")
+    for run in ("r1", "r2"):
+        gate.live(run).sink.text("answer")
+        gate.live(run).end()
+
+    (entry,) = presence.list()[1:]
+    assert (entry.online_since, entry.last_activity_at) == (since, since + 5000)
+    assert here.events("presence") == []
+    for version in (3, 4):
+        for shown in msgspec.json.decode(msgspec.json.encode(presence.list(version))):
+            assert_fits(version, "PresenceEntry", shown)
+
+
+def test_what_is_news(presence: Presence) -> None:
+    """A report is news if it says another place, version or mode, or a reason that is no routine."""
+    said = PresenceEntry(ts=0, host="mac", version="1", mode="ui", reason="connect")
+
+    def report(**changes: Any) -> bool:
+        return presence.report(msgspec.structs.replace(said, **changes), "d1")
+
+    assert report()
+    assert not report(ts=5, text="again")
+    assert report(version="2")
+    assert not report(version="2", reason="periodic")
+    assert report(version="2", reason="connect")
+    assert report(ip="192.0.2.1", reason="heartbeat")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from gateway.app.voice import MAX_CHARS, MAX_KEY_CHARS
+from gateway.app.nodeturns import MAX_CHARS, MAX_KEY_CHARS
 from gateway.errors import StoreError
 from gateway.testing import result_of
 from tests.app.harness import Call, Client, Gate
@@ -95,6 +95,18 @@ def test_resent_events_make_one_turn(gate: Gate) -> None:
     assert texts == ["text of e1", "text of e2", "text of e3"]
 
 
+def test_an_item_that_is_told_of_again_and_again(gate: Gate) -> None:
+    """A provider that tells of one item under five event ids makes one turn, over a restart as well."""
+    for number in range(3):
+        speak(gate.node(device_id=f"n{number}"), "hello", eventId=f"e{number}", itemId="i1")
+        gate.clock.advance(0.5)
+    later = gate.restarted()
+    for number in (3, 4):
+        speak(later.node(), "hello", eventId=f"e{number}", itemId="i1")
+
+    assert gate.messages() == [("user", "hello")]
+
+
 def test_two_people_who_say_yes(gate: Gate) -> None:
     """The same word twice is two turns if it has two identities, or if time has passed."""
     node = gate.node()
@@ -159,3 +171,144 @@ def test_a_repeat_of_one_that_the_store_refuses(
     assert second.payload == {"ok": True}
     assert len(gate.backend.started) == 1
     assert gate.services.voice._deciding == {}
+
+
+def answer(gate: Gate, text: str = "And now?") -> None:
+    """Let the run that goes say something and end."""
+    run = next(run for run in gate.runs.unended if run.run_id in gate.backend.live)
+    gate.live(run.run_id).sink.text(text)
+    gate.live(run.run_id).end()
+    gate.clock.advance(0.2)
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_yes_to_two_questions(gate: Gate, protocol: int) -> None:
+    """The same word without an id is another turn once the agent has said something to the first."""
+    node = gate.node(protocol)
+    speak(node, "yes")
+    speak(node, "yes")
+    answer(gate)
+    speak(node, "yes")
+    speak(node, "yes")
+
+    assert [text for role, text in gate.messages() if role == "user"] == ["yes", "yes"]
+
+
+def test_a_resend_after_the_answer(gate: Gate) -> None:
+    """What comes again with its id, or with its time, is no new turn, however fast the agent answered."""
+    node = gate.node()
+    for mark in ({"eventId": "e1"}, {"timestamp": 1234}):
+        speak(node, "yes", **mark)
+        answer(gate)
+        speak(node, "yes", **mark)
+
+    assert len(gate.backend.started) == 2
+
+
+def test_a_run_that_said_nothing_is_no_question(gate: Gate) -> None:
+    """A run that ends without a word leaves the comparison as it was."""
+    node = gate.node()
+    speak(node, "yes")
+    answer(gate, "")
+    speak(node, "yes")
+
+    assert len(gate.backend.started) == 1
+
+
+def test_what_is_still_heard_is_no_turn(gate: Gate) -> None:
+    """An interim transcript starts nothing, and does not cost the final one its turn."""
+    node = gate.node()
+    speak(node, "turn on", itemId="i1", final=False)
+    speak(node, "turn on the light", itemId="i1", final=True)
+
+    assert [text for _, text in gate.messages()] == ["turn on the light"]
+
+
+def test_a_generation_that_was_superseded(gate: Gate) -> None:
+    """What comes late of an earlier turn of the call starts nothing; another call has its own turns."""
+    node = gate.node()
+    for call, generation, text in (
+        ("c", 1, "one"),
+        ("c", 3, "three"),
+        ("c", 2, "two, late"),
+        ("c", 3, "three again"),
+        ("d", 1, "one elsewhere"),
+    ):
+        speak(node, text, callId=call, generation=generation, eventId=f"{call}{text}")
+
+    assert [text for _, text in gate.messages()] == ["one", "three", "three again", "one elsewhere"]
+    assert len(gate.services.voice) == 4 + 1 + 2
+
+
+def test_a_refused_transcript_supersedes_nothing(gates: Gates) -> None:
+    """A newer turn that could not start leaves the earlier one its place."""
+    gate = gates(limits={"lane_depth": 1})
+    node = gate.node()
+    for generation in (1, 1):
+        speak(node, f"t{len(gate.runs)}", callId="c", generation=generation)
+    assert speak(node, "refused", callId="c", generation=2).error
+    first, *_ = gate.backend.started
+    gate.live(first).end()
+    gate.clock.advance(0.2)
+
+    speak(node, "late but valid", callId="c", generation=1)
+
+    assert gate.messages()[-1] == ("user", "late but valid")
+
+
+def test_a_session_that_takes_no_messages(gate: Gate) -> None:
+    """Where messages are denied, spoken ones are too; once they are allowed again a resend is taken."""
+    node, person = gate.node(), gate.client()
+    person.ok("sessions.patch", {"key": "main", "sendPolicy": "deny"})
+    assert speak(node, eventId="e1").payload == {"ok": True}
+    silent = len(gate.backend.started)
+    person.ok("sessions.patch", {"key": "main", "sendPolicy": None})
+    speak(node, eventId="e1")
+
+    assert (silent, len(gate.backend.started)) == (0, 1)
+
+
+def test_where_it_comes_from(gate: Gate) -> None:
+    """A transcript says that it was spoken; its agent gets the words as they are."""
+    speak(gate.node(), "hello")
+
+    (message,) = gate.client().ok("chat.history", {"sessionKey": "main"})["messages"]
+    assert message["provenance"]["sourceChannel"] == "voice"
+    (run_id,) = gate.backend.started
+    assert gate.live(run_id).request.text == "hello"
+
+
+def test_the_sweep_forgets_calls(gate: Gate) -> None:
+    """After five minutes nothing of a call is left."""
+    speak(gate.node(), callId="c", generation=1, eventId="e1")
+    gate.clock.advance(301)
+
+    assert gate.services.voice.sweep(gate.clock.seconds()) == 3
+    assert len(gate.services.voice) == 0
+
+
+@pytest.mark.parametrize("gap_s", [0, 200, 299])
+def test_a_resend_after_a_crash(gate: Gate, gap_s: int) -> None:
+    """What was taken is known for five minutes by its identity also where the gateway died meanwhile."""
+    speak(gate.node(), "yes", eventId="e1")
+    gate.clock.advance(gap_s)
+    later = gate.restarted()
+    node = later.node()
+    for event in ("e1", "e1", "e2"):
+        speak(node, "yes", eventId=event)
+
+    assert [text for _, text in gate.messages()] == ["yes", "yes"]
+
+
+def test_an_identity_that_is_used_again(gate: Gate) -> None:
+    """After more than five minutes the same id is another utterance, with a restart in between or not."""
+    speak(gate.node(), "one", eventId="1")
+    gate.clock.advance(301)
+    speak(gate.node(), "two", eventId="1")
+    gate.clock.advance(301)
+    later = gate.restarted()
+    speak(later.node(), "three", eventId="1")
+    later.clock.advance(301)
+    speak(later.node(), "four", eventId="1")
+
+    assert [text for _, text in gate.messages()] == ["one", "two", "three", "four"]

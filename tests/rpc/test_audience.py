@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hypothesis import Phase, settings
@@ -24,7 +25,7 @@ from twisted.internet.defer import Deferred
 
 from gateway.core.events import Event
 from gateway.errors import BackendError
-from gateway.model import Role
+from gateway.model import NodeSurface, Role
 from gateway.testing import result_of
 from tests.app.harness import Client, Gate
 from tests.unmeasured import unmeasured
@@ -79,6 +80,16 @@ class Peer:
         return self.operator and not READERS.isdisjoint(self.scopes)
 
     @property
+    def talks(self) -> bool:
+        """Whether it holds operator.talk, by itself or within another scope."""
+        return not (WRITERS | {"operator.talk"}).isdisjoint(self.scopes)
+
+    @property
+    def four(self) -> bool:
+        """Whether it speaks version 4."""
+        return self.client.connection.protocol >= 4
+
+    @property
     def writes(self) -> bool:
         """Whether it may start runs."""
         return self.operator and not WRITERS.isdisjoint(self.scopes)
@@ -124,6 +135,12 @@ RULES: dict[str, Callable[[Peer, Happening], str | None]] = {
         "session.message",
         lambda peer, what: peer.reads and (peer.follows or what.key in peer.watched),
     ),
+    "voicewake.changed": _named(
+        "voicewake.changed", lambda peer, what: peer.reads or not peer.operator
+    ),
+    "talk.mode": _named("talk.mode", lambda peer, what: peer.operator and peer.talks),
+    "node.presence": _named("node.presence", lambda peer, what: peer.reads and peer.four),
+    "node.hostStats": _named("node.hostStats", lambda peer, what: peer.reads and peer.four),
     "run.event": _named("run.event", lambda peer, what: peer.reads and what.mark[0] in peer.runs),
 }
 """For what happens: as which event a connection is told of it, if at all."""
@@ -171,7 +188,10 @@ class Audience(RuleBasedStateMachine):
         self, protocol: int, operator: bool, scopes: tuple[str, ...], caps: frozenset[str]
     ) -> Peer:
         """Connect somebody."""
-        make = self.gate.client if operator else self.gate.node
+        # A node that offers nothing asks for no approval, of which operators would be told.
+        make: Any = partial(self.gate.node, surface=NodeSurface())
+        if operator:
+            make = self.gate.client
         name = f"device-{len(self.peers)}"
         client = make(protocol, scopes=scopes, caps=caps, device_id=name)
         assert client.context.caller.principal.role is (Role.OPERATOR if operator else Role.NODE)
@@ -390,6 +410,30 @@ class Audience(RuleBasedStateMachine):
         self.happen("health")
         self.gate.services.presence.publish(at_once=True)
         self.happen("presence")
+
+    @rule()
+    def wake_and_talk(self) -> None:
+        """Somebody changes the wake words and the talk mode."""
+        admin = self.gate.client()
+        admin.ok("voicewake.set", {"triggers": ["hey"]})
+        admin.ok("talk.mode", {"enabled": True})
+        admin.leave()
+        self.happen("voicewake.changed")
+        self.happen("talk.mode")
+
+    @rule()
+    def report(self) -> None:
+        """A node tells of its machine, and of somebody at it."""
+        node = self.gate.node(device_id="reporter")
+        for event, payload in (
+            ("node.host.stats", {"cpuCount": 1, "memoryTotalBytes": 2, "memoryFreeBytes": 1}),
+            ("node.presence.activity", {"idleSeconds": 1}),
+        ):
+            node.ok("node.event", {"event": event, "payload": payload})
+        node.leave()
+        self.gate.clock.advance(5)
+        self.happen("node.hostStats")
+        self.happen("node.presence")
 
     @rule()
     def shutdown(self) -> None:

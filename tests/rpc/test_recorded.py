@@ -9,7 +9,16 @@ import msgspec
 import pytest
 
 from gateway.core.params import VersionRules
-from gateway.rpc import history, models, nodes, session_params, system, turn_params
+from gateway.rpc import (
+    history,
+    models,
+    nodepairing,
+    nodepending,
+    nodes,
+    session_params,
+    system,
+    turn_params,
+)
 from gateway.rpc.families import build_table
 from tests.app.harness import Gate, vectors
 
@@ -29,6 +38,12 @@ STRUCTS: dict[str, Any] = {
     "SessionsDescribeParams": session_params.SessionsDescribeParams,
     "SessionsMessagesSubscribeParams": session_params.SessionsMessagesSubscribeParams,
     "NodeEventParams": nodes.NodeEventParams,
+    "NodePairApproveParams": nodepairing.NodePairRequestIdParams,
+    "NodePairRequestParams": nodepairing.NodePairRequestParams,
+    "NodePairVerifyParams": nodepairing.NodePairVerifyParams,
+    "NodePendingEnqueueParams": nodepending.NodePendingEnqueueParams,
+    "NodePendingDrainParams": nodepending.NodePendingDrainParams,
+    "NodePendingAckParams": nodepending.NodePendingAckParams,
     "LogsTailParams": system.LogsTailParams,
     "ModelsListParams": models.ModelsListParams,
 }
@@ -58,6 +73,7 @@ def test_params_get_the_verdict_of_the_version(case: dict[str, Any], protocol: i
 DELIBERATE = {
     ("v3", '"agent:nope:main"'): "an agent that is not configured is refused in both versions",
     ("v3", '"agent:"'): "a malformed key is refused in both versions",
+    ("v4", '{"nodeId": "np1"}'): "methods of version 3 are served to both versions",
 }
 """Where our verdict is not the recorded one, and why."""
 
@@ -85,6 +101,8 @@ def test_calls_get_the_recorded_verdict(version: str, case: dict[str, Any]) -> N
     for key in {"agent:main:main", *_keys(case["params"])}:
         if "nope" not in key and case["method"] != "sessions.create":
             client.call("sessions.create", {"key": key})
+    if case["method"] == "node.pending.enqueue":
+        gate.pair(case["params"]["nodeId"])
     call = client.call(case["method"], case["params"])
     gate.clock.advance(60)
     frame = call.frames[-1]

@@ -190,7 +190,7 @@ def test_a_node_speaks(gate: Gate, protocol: int) -> None:
         assert node.ok("node.event", sent) == {"ok": True}
     assert gate.messages() == [("user", "hello from the device")]
     (row,) = person.ok("node.list", {})["nodes"]
-    assert (row["nodeId"], row["connected"], row["paired"]) == ("n1", True, False)
+    assert (row["nodeId"], row["connected"], row["paired"]) == ("n1", True, True)
     (run,) = gate.backend.live
     gate.live(run).end()
 

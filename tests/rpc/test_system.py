@@ -77,3 +77,18 @@ def test_the_configuration(gate: Gate, client: Client) -> None:
     assert config["path"] == "/nonexistent/gateway.toml"
     assert config["warnings"] == [{"path": "", "message": "auth.token: a bare string"}]
     assert config["parsed"] == config["config"] == config["resolved"] == {}
+
+
+def test_what_is_told_to_the_agent(gate: Gate, client: Client) -> None:
+    """What is reported is told to the main agent; of a device's beacons only those with news in them."""
+    beacon = {"text": "Node: mac", "deviceId": "d1", "host": "mac", "reason": "periodic"}
+    for params in (beacon, beacon, {**beacon, "host": "mac2", "text": "Node: mac2"}):
+        client.ok("system-event", params)
+    for _ in range(2):
+        client.ok("system-event", {"text": "the door is open", "deviceId": "d1", "host": "mac2"})
+        client.send("hello", run=f"r{len(gate.backend.started)}")
+        gate.live(gate.backend.started[-1]).end()
+
+    first, second = [live.request.text for live in gate.backend.live.values()]
+    assert first.endswith("- Node: mac\n- Node: mac2\n- the door is open\n\nhello")
+    assert second.endswith("user.]\n- the door is open\n\nhello")

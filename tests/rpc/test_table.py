@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.app.context import Context
-from gateway.core.access import ADMIN, KNOWN_SCOPES, READ, WRITE
+from gateway.core.access import ADMIN, KNOWN_SCOPES, PAIRING, READ, WRITE
 from gateway.core.approval import SCOPE as APPROVALS
 from gateway.core.frames import Request
 from gateway.core.params import Natural, Params
@@ -23,8 +23,13 @@ TABLE = build_table()
 OPEN = {"health", "connect"}
 """The methods that everybody may call, nodes included."""
 
-NODE_METHODS = {"node.event"}
+NODE_METHODS = {"node.event", "node.invoke.result", "node.invoke.progress"}
+NODE_METHODS |= {"node.pending.drain", "node.pending.pull", "node.pending.ack", "skills.bins"}
 ADMIN_METHODS = {
+    "exec.approvals.get",
+    "exec.approvals.node.get",
+    "exec.approvals.node.set",
+    "exec.approvals.set",
     "sessions.compact",
     "agents.create",
     "agents.delete",
@@ -39,9 +44,28 @@ ADMIN_METHODS = {
     "sessions.reset",
     "set-heartbeats",
     "system-event",
+    "device.pair.setupCode",
+    "device.pair.setupStatus",
 }
 WRITE_METHODS = {"agent", "agent.wait", "chat.abort", "chat.send", "sessions.create"}
+WRITE_METHODS |= {"node.invoke"}
+WRITE_METHODS |= {"node.pending.enqueue"}
 WRITE_METHODS |= {"sessions.abort", "sessions.send", "sessions.steer"}
+WRITE_METHODS |= {"voicewake.set"}
+PAIRING_METHODS = {
+    "node.rename",
+    "device.pair.list",
+    "device.pair.approve",
+    "device.pair.reject",
+    "device.pair.remove",
+    "device.pair.rename",
+    "device.token.rotate",
+    "device.token.revoke",
+}
+PAIRING_METHODS |= {f"node.pair.{name}" for name in ("list", "approve", "reject", "remove")}
+PAIRING_METHODS |= {"node.pair.request", "node.pair.verify"}
+SCOPELESS_METHODS = {"device.scopes.requestUpgrade", "device.scopes.waitUpgrade"}
+"""For operators that may have no scope yet: they ask for some."""
 every_method = pytest.mark.parametrize("method", list(TABLE), ids=lambda method: method.name)
 VERSIONS = pytest.mark.parametrize("protocol", [3, 4])
 
@@ -233,10 +257,16 @@ def test_every_method_asks_for_something(method: Method) -> None:
         assert (method.role, scopes) == (Role.OPERATOR, {ADMIN})
     elif method.name in WRITE_METHODS:
         assert (method.role, scopes) == (Role.OPERATOR, {WRITE})
+    elif method.name in SCOPELESS_METHODS:
+        assert (method.role, scopes) == (Role.OPERATOR, {None})
+    elif method.name in PAIRING_METHODS:
+        assert (method.role, scopes) == (Role.OPERATOR, {PAIRING})
     elif "approval" in method.name:
         assert (method.role, scopes) == (Role.OPERATOR, {APPROVALS})
     elif method.name == "sessions.patch":
         assert scopes == {ADMIN, WRITE}
+    elif method.name == "talk.mode":
+        assert scopes == {"operator.talk", WRITE}
     else:
         assert (method.role, scopes) == (Role.OPERATOR, {READ})
     assert scopes - {None} <= KNOWN_SCOPES
@@ -283,7 +313,7 @@ def test_every_method_refuses_a_missing_scope(gate: Gate, method: Method, protoc
     scope = method.scope_for(protocol, None)
     if scope is None:
         return
-    error = gate.client(protocol, scopes=("operator.pairing",)).refused(method.name, {"a": 1})
+    error = gate.client(protocol, scopes=("operator.questions",)).refused(method.name, {"a": 1})
 
     if protocol == 3:
         assert error == {"code": "INVALID_REQUEST", "message": f"missing scope: {scope}"}

@@ -36,7 +36,8 @@ def spend(
     gate: Gate, run: str, *used: ModelUsage, key: str = "main", took_s: float = 2, **more: Any
 ) -> None:
     """Have a turn that uses something."""
-    gate.client().send(f"question {run}", key, run)
+    sender = gate.client()
+    sender.send(f"question {run}", key, run)
     live = gate.live(run)
     gate.clock.advance(took_s)
     live.sink.text(f"answer {run}")
@@ -45,6 +46,7 @@ def spend(
     usage = Usage(input_tokens=total_in, output_tokens=total_out, by_model=used, **more)
     live.end(usage=usage, provider="openai", model="large")
     gate.clock.advance(1)
+    sender.leave()
 
 
 def totals(**fields: Any) -> dict[str, Any]:

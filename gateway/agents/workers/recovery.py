@@ -41,14 +41,7 @@ class Recovery:
     ) -> ChainModel:
         """Return the model of one turn."""
         summariser = Summariser(candidates, self.shared, self.config, self.sizes, spent=spent)
-        keeper = ContextKeeper(
-            conversation,
-            self.config,
-            self.sizes,
-            summariser.summarise,
-            notify=notify,
-            compacted=compacted,
-        )
+        keeper = self._keeper(conversation, summariser, notify, compacted)
         return ChainModel(
             Chain(tuple(candidates), self.shared, notify, chosen, spent=spent, context=keeper)
         )
@@ -74,12 +67,21 @@ class Recovery:
         async def told(_: Compacted) -> None:
             """Nobody is told: whoever asked gets it as the answer."""
 
-        keeper = ContextKeeper(
+        keeper = self._keeper(conversation, summariser, notify, told)
+        return await keeper.compact(candidates[0])
+
+    def _keeper(
+        self,
+        conversation: Conversation,
+        summariser: Summariser,
+        notify: Notify,
+        compacted: Callable[[Compacted], Awaitable[None]],
+    ) -> ContextKeeper:
+        return ContextKeeper(
             conversation,
             self.config,
             self.sizes,
             summariser.summarise,
             notify=notify,
-            compacted=told,
+            compacted=compacted,
         )
-        return await keeper.compact(candidates[0])

@@ -1,0 +1,116 @@
+"""Setup codes in memory: one device, one use, ten minutes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.app.setupcodes import SETUP_TTL_S, SetupCodes
+from gateway.core.access import KNOWN_SCOPES
+from gateway.core.setupcode import FULL, LIMITED, NODE
+from gateway.errors import Unavailable
+from tests.app.harness import Gate, assert_fits
+
+SCOPES = frozenset(KNOWN_SCOPES)
+
+
+@pytest.fixture
+def codes(gate: Gate) -> SetupCodes:
+    """Return the setup codes of a gateway."""
+    return gate.services.setup_codes
+
+
+def test_one_device_and_one_use(gate: Gate, codes: SetupCodes) -> None:
+    """A code serves the first device that shows it, once; operators of version 4 are told."""
+    watchers = {version: gate.client(version, scopes=("operator.pairing",)) for version in (3, 4)}
+    made = codes.create(FULL, SCOPES)
+    grant = codes.claim(made.secret, "d1", "k1")
+    assert grant is not None
+    assert (grant.roles, grant.scopes, grant.access) == (FULL.roles, FULL.scopes, "full")
+    assert codes.claim(made.secret, "d1", "k1") is None, "under way"
+    codes.release(grant)
+    assert codes.claim(made.secret, "d2", "k2") is None, "another device"
+    assert codes.claim(made.secret, "d1", "k2") is None, "another key"
+    again = codes.claim(made.secret, "d1", "k1")
+    assert again == grant
+    codes.consume(again, "d1", "Ann's phone")
+    codes.consume(again, "d1", None)
+    codes.release(again)
+    assert codes.claim(made.secret, "d1", "k1") is None, "used"
+    assert len(codes) == 0
+    told = {
+        "setupId": made.setup_id,
+        "deviceId": "d1",
+        "deviceName": "Ann's phone",
+        "access": "full",
+        "ts": gate.clock.now_ms(),
+    }
+    assert_fits(4, "DevicePairSetupCompletedEvent", told)
+    assert watchers[4].events("device.pair.setup.completed") == [told]
+    assert watchers[3].frames == []
+    assert codes.completion(made.setup_id) == told
+    assert codes.completion("nope") is None
+
+
+def test_a_device_without_a_name(gate: Gate, codes: SetupCodes) -> None:
+    """A device that does not say its name is told of without one."""
+    made = codes.create(NODE, SCOPES)
+    grant = codes.claim(made.secret, "d1", "k1")
+    assert grant is not None
+    codes.consume(grant, "d1", None)
+    assert "deviceName" not in (codes.completion(made.setup_id) or {"deviceName": 1})
+
+
+def test_its_time(gate: Gate, codes: SetupCodes) -> None:
+    """After ten minutes a code is worth nothing, swept or not; how the wall clock is set does not matter."""
+    made = codes.create(LIMITED, SCOPES)
+    assert made.expires_at_ms == gate.clock.now_ms() + 600_000
+    gate.clock.jump(3600)
+    gate.clock.advance(SETUP_TTL_S - 1)
+    grant = codes.claim(made.secret, "d1", "k1")
+    assert grant is not None
+    codes.release(grant)
+    gate.clock.advance(1)
+    assert codes.claim(made.secret, "d1", "k1") is None
+    assert codes.sweep(gate.clock.seconds()) == 1
+    assert len(codes) == 0
+
+
+def test_what_a_code_leaves_behind(codes: SetupCodes) -> None:
+    """Neither the registry nor anything that is printed holds the secret; each code has another."""
+    made, other = codes.create(LIMITED, SCOPES), codes.create(LIMITED, SCOPES)
+    assert made.secret != other.secret
+    assert len(made.secret) == 43
+    for thing in (made, *codes._open, codes.claim(made.secret, "d", "k")):
+        assert made.secret not in repr(thing)
+    assert codes.claim("nonsense", "d", "k") is None
+
+
+def test_a_maker_that_holds_little(codes: SetupCodes) -> None:
+    """A code allows no more than its maker holds."""
+    made = codes.create(FULL, {"operator.read"})
+    assert made.profile.scopes == ("operator.read",)
+
+
+def test_too_many(gates: Any) -> None:
+    """Waiting codes are bounded, and none is pushed out by another."""
+    gate = gates(limits={"setup_codes_max": 1})
+    codes = gate.services.setup_codes
+    made = codes.create(NODE, SCOPES)
+    with pytest.raises(Unavailable, match="too many setup codes"):
+        codes.create(NODE, SCOPES)
+    grant = codes.claim(made.secret, "d1", "k1")
+    assert grant is not None
+    gate.clock.advance(SETUP_TTL_S)
+    with pytest.raises(Unavailable):
+        codes.create(NODE, SCOPES)
+    codes.release(grant)
+    assert codes.create(NODE, SCOPES)
+
+
+def test_a_restart(gate: Gate, codes: SetupCodes) -> None:
+    """A gateway that was started anew knows no code of before."""
+    made = codes.create(NODE, SCOPES)
+    again = gate.restarted()
+    assert again.services.setup_codes.claim(made.secret, "d1", "k1") is None
