@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from gateway.app.context import Context
 from gateway.core.access import Peer
 from gateway.core.handshake import Handshake
+from gateway.core.refusals import Refusal
 from gateway.errors import CloseCause, CloseCode
 from gateway.net.facts import log_closed, printable
 from gateway.net.sending import Sending
@@ -35,7 +36,11 @@ _LEFT: Final = frozenset({CloseCause.PEER_GONE, CloseCause.PEER_CLOSED})
 
 _NOT_REFUSED: Final = _LEFT | {CloseCause.DRAIN}
 
-_REFUSED_UPGRADES: Final = {500: CloseCause.INTERNAL_ERROR, 503: CloseCause.CAPACITY}
+_REFUSED_UPGRADES: Final = {
+    403: CloseCause.MISSING_ATTRIBUTION,
+    500: CloseCause.INTERNAL_ERROR,
+    503: CloseCause.CAPACITY,
+}
 """Causes by HTTP status; every other status says that the request was at fault."""
 
 
@@ -84,6 +89,8 @@ class Ending(Sending):
     opened_at = 0.0
     remote: Peer
     _handshake: Handshake | None = None
+    _held: tuple[Refusal, str | None] | None = None
+    """The refusal that is held back, and what it answers."""
     _running: dict[Deferred[None], bool]
     _gone = False
     _cut_at = 0.0
@@ -164,8 +171,9 @@ class Ending(Sending):
 
     def _tear_down(self) -> None:
         edge = self.edge
-        self._handshake = None
+        self._handshake = self._held = None
         edge.strangers.leave(self)
+        edge.delays.discard(self)
         edge.deadlines.discard(self)
         for work, waits in list(self._running.items()):
             if waits:
@@ -246,6 +254,7 @@ class Ending(Sending):
         self.close(CloseCause.PEER_GONE, 1006, NO_GOODBYE if ended else reason.getErrorMessage())
         self._attempt(super().connectionLost, reason)
         self._attempt(self.unregisterProducer)  # TLS keeps it, a cycle of all that is here
+        self.edge.turnstile.lost(self)
         self.edge.farewells.discard(self)
         self.edge.halfway.discard(self)
         self.factory.forget(self)

@@ -2,70 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
 
 from gateway.app.admission import Admission, Admitted
 from gateway.app.context import Caller, Services
+from gateway.app.guard import Guard
 from gateway.app.hello import Hello
+from gateway.app.passwords import Passwords
 from gateway.app.presence import Presence
 from gateway.core.access import Peer, is_local_address
-from gateway.core.connect import DoorPolicy, Proven
+from gateway.core.attempts import Credential
+from gateway.core.connect import DoorPolicy, Locked, Proven
 from gateway.core.events import Event
 from gateway.core.frames import response
 from gateway.core.keepalive import Keepalive
 from gateway.core.outboxes import Outboxes
 from gateway.core.params import given
+from gateway.core.proxies import FORWARDED_HEADERS, ProxyPolicy
 from gateway.interfaces import IClock, IEntropy
 from gateway.limits import LimitsConfig
 from gateway.metrics import Metrics
+from gateway.model import NodeSurface, Principal
+from gateway.net.delays import Delays
 from gateway.net.port import Deadlines
+from gateway.net.strangers import Strangers
+from gateway.net.turnstile import Turnstile
 from gateway.rpc.dispatch import Dispatcher
 
-if TYPE_CHECKING:
-    from gateway.net.websocket import GatewayProtocol
-
-FORWARDED_HEADERS = (
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-)
+_KINDS: Final = {
+    "token": Credential.SHARED,
+    "password": Credential.SHARED,
+    "device-token": Credential.DEVICE,
+    "bootstrap-token": Credential.BOOTSTRAP,
+}
+"""The kind of credential that lets in, by the method's name."""
 
 MAX_USER_AGENT = 300
 """Characters of it that are kept, for the close line."""
-
-
-class Strangers:
-    """Connections that are not authenticated yet, counted per address."""
-
-    def __init__(self, *, per_address: int, loopback: int) -> None:
-        self._per_address = per_address
-        self._loopback = loopback
-        self._addresses: dict[GatewayProtocol, str] = {}
-        self._counts: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._addresses)
-
-    def enter(self, connection: GatewayProtocol, address: str) -> bool:
-        """Count a connection; return False if its address has too many already."""
-        limit = self._loopback if is_local_address(address) else self._per_address
-        if self._counts.get(address, 0) >= limit:
-            return False
-        self._addresses[connection] = address
-        self._counts[address] = self._counts.get(address, 0) + 1
-        return True
-
-    def leave(self, connection: GatewayProtocol) -> None:
-        """The connection is authenticated, or gone."""
-        address = self._addresses.pop(connection, None)
-        if address is not None:
-            self._counts[address] -= 1
-            if not self._counts[address]:
-                del self._counts[address]
 
 
 @dataclass
@@ -81,6 +58,9 @@ class Edge:
     dispatcher: Dispatcher
     services: Services
     metrics: Metrics
+    guard: Guard
+    passwords: Passwords
+    proxies: ProxyPolicy
     deadlines: Deadlines = field(init=False)
     """Who has a challenge to answer."""
     farewells: Deadlines = field(init=False)
@@ -88,13 +68,20 @@ class Edge:
     halfway: Deadlines = field(init=False)
     """The same, until half of their time is over: what drains from then on counts as progress, since the
     kernel may hand over a window of bytes right after the close to a peer that reads nothing."""
+    delays: Delays = field(init=False)
+    """Who showed a wrong credential from this machine and has not been told yet, or has to wait first."""
     strangers: Strangers = field(init=False)
     outboxes: Outboxes = field(init=False)
+    turnstile: Turnstile = field(init=False)
+    """What gives strangers their share of the time."""
+    greetings: int = 0
+    """Frames that were no requests: those of handshakes."""
     _relieving: bool = False
 
     def __post_init__(self) -> None:
         limits = self.limits
         self.outboxes = Outboxes(limits.outbox_total_bytes)
+        self.turnstile = Turnstile(self.clock, asked=self._asked)
         self.deadlines = Deadlines(
             self.clock, limits.handshake_timeout_s, lambda connection: connection.expire()
         )
@@ -104,10 +91,16 @@ class Edge:
         self.halfway = Deadlines(
             self.clock, limits.close_grace_s / 2, lambda connection: connection.drains()
         )
+        self.delays = Delays(self.clock, lambda connection: connection.go_on())
         self.strangers = Strangers(
             per_address=limits.preauth_connections_per_address,
             loopback=limits.preauth_connections_loopback,
+            maximum=limits.preauth_connections_max,
+            shared=lambda address: is_local_address(address) or self.proxies.trusts(address),
         )
+
+    def _asked(self) -> int:
+        return self.metrics.frames_in - self.greetings
 
     def relieve(self) -> None:
         """All outboxes together are too full: let those who hold most give."""
@@ -140,6 +133,30 @@ class Edge:
             forwarded=any(name in headers for name in FORWARDED_HEADERS),
         )
 
+    def locked(self, peer: Peer) -> Locked:
+        """Return what tells a handshake which credentials of a peer are not looked at."""
+        return lambda kinds: self.guard.wait_s(peer, kinds)
+
+    def slowed(self, peer: Peer) -> Locked:
+        """Return what tells a handshake which credentials of a peer have to wait, and for how long."""
+        return lambda kinds: self.guard.pause_s(peer, kinds)
+
+    def verify(self, password: str) -> Coroutine[Deferred[Any], Any, bool]:
+        """Whether a password is the one of the hash that is configured. Raises Unavailable."""
+        return self.passwords.verify(self.policy.auth.secret or "", password)
+
+    def welcome(self, proven: Proven, principal: Principal) -> None:
+        """Forget the failures of what let a client in, and count what was wrong beside it.
+
+        A device that shows its own token may not guess the shared secret in the same breath.
+        """
+        guard, peer = self.guard, proven.peer
+        right = _KINDS.get(principal.auth_method)
+        if right is not None:
+            guard.succeeded(peer, (right,))
+        if proven.guesses_secret:
+            guard.failed(peer, (Credential.SHARED,))
+
     def challenge(self, nonce: str) -> bytes:
         """Return the frame that opens the handshake."""
         event = Event("connect.challenge", {"nonce": nonce, "ts": self.clock.now_ms()})
@@ -154,13 +171,21 @@ class Edge:
 
     def caller_of(self, conn_id: str, proven: Proven, admitted: Admitted) -> Caller:
         """Return who an admitted connection is."""
+        params = proven.params
+        caps = frozenset(given(params.caps, []))
         return Caller(
             conn_id=conn_id,
             protocol=proven.protocol,
             principal=admitted.principal,
             client=proven.client,
             peer=proven.peer,
-            caps=frozenset(given(proven.params.caps, [])),
+            caps=caps,
+            surface=NodeSurface(
+                caps=tuple(sorted(caps)),
+                commands=tuple(sorted(set(given(params.commands, [])))),
+                permissions=tuple(sorted(given(params.permissions, {}).items())),
+            ),
+            path_env=given(params.path_env, "") or None,
         )
 
     def attach(self, connection: Any, admitted: Admitted, frame_id: str) -> tuple[bool, bytes]:

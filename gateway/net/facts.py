@@ -25,6 +25,9 @@ _UNPRINTABLE: Final = re.compile(
     r"\ud800-\udfff\U000e0000-\U000e007f]+"
 )
 
+_SITE: Final = re.compile(r"([^/?#]*//)(?:[^/?#]*@)?([^/?#]*)")
+"""Scheme and host of a URL, with a user before the host or none."""
+
 _LINE: Final = (
     "closed conn={conn} cause={cause} code={code} reason={reason} peer={peer} client={client} "
     "durationMs={durationMs} handshake={handshake}"
@@ -42,6 +45,13 @@ def printable(value: str | None) -> str | None:
     if value is None:
         return None
     return " ".join(_UNPRINTABLE.sub(" ", value[: 4 * MAX_HEADER_CHARS]).split())[:MAX_HEADER_CHARS]
+
+
+def _bare(origin: str | None) -> str | None:
+    """Return an Origin without what no browser sends in it: a user, a password, a path, a query."""
+    if origin is None or (found := _SITE.match(origin)) is None:
+        return origin
+    return f"{found[1]}{found[2]}"
 
 
 def facts_of(connection: Ending) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def facts_of(connection: Ending) -> dict[str, Any]:
     if caller is not None and caller.principal.device_id is not None:
         facts["deviceId"] = caller.principal.device_id
     for name, value in (
-        ("origin", peer.origin),
+        ("origin", _bare(peer.origin)),
         ("host", peer.host),
         ("userAgent", peer.user_agent),
     ):
@@ -146,6 +156,8 @@ def log_closed(connection: Ending) -> None:
 def _where(peer: Peer) -> str:
     if peer.address == UNIX_ADDRESS:
         return peer.address
+    if not peer.port:
+        return peer.address  # as a proxy told it
     return f"[{peer.address}]:{peer.port}" if ":" in peer.address else f"{peer.address}:{peer.port}"
 
 

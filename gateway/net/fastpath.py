@@ -305,7 +305,8 @@ class FastPathMixin(WebSocketServerProtocol):  # type: ignore[misc]
     ) -> None:
         """Answer a refused handshake whole; what broke inside is not told."""
         text = "" if code == 500 else reason
-        self.sendData(refusal(code, text, responseHeaders or ()))
+        kind = "proxy_attribution_required" if code == 403 else None
+        self.sendData(refusal(code, text, responseHeaders or (), kind=kind))
 
     def _onOpen(self) -> None:  # noqa: N802
         self._unread, self.data = self.data, b""

@@ -11,7 +11,8 @@ GET, HEAD              answer
                        ``eventLoop`` where it is watched
 /startup, /startupz    200 or 503 ``{ok, status: "started" | "starting"}``; to trusted callers also
                        ``version``, ``uptimeMs`` and, while starting, ``pendingReason``
-/metrics               Prometheus text, for who proves that they may
+/metrics               Prometheus text, for who proves that they may; else 401, 429 with Retry-After after
+                       too many wrong credentials, 403 through a proxy that is not known
 anything else          404 ``Not Found``; another method on a path above: 405 with ``Allow``
 =====================  ===========================================================================
 
@@ -25,26 +26,33 @@ import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
 from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.error import UnsupportedMethod
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 
 from gateway.core.access import is_loopback
-from gateway.net.site import json, plain
+from gateway.core.proxies import FORWARDED_HEADERS
+from gateway.net.callers import TRUSTED, UNKNOWN, Authorize, Standing, Verdict, bearer_of
+from gateway.net.site import NOT_DONE_YET, json, plain
+
+_log = Logger()
 
 _READ: Final = (b"GET", b"HEAD")
+_REFUSALS: Final = {
+    Standing.UNKNOWN: (401, "Unauthorized", "unauthorized"),
+    Standing.LOCKED: (429, "Too Many Requests", "rate_limited"),
+    Standing.BUSY: (503, "Service Unavailable", "unavailable"),
+    Standing.UNATTRIBUTED: (403, "Forbidden", "proxy_attribution_required"),
+}
 _STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
-_PROXY_HEADERS: Final = (
-    b"forwarded",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-proto",
-    b"x-real-ip",
-)
 
 
 class Probes(Protocol):
@@ -73,22 +81,10 @@ class Probes(Protocol):
 
 def is_local(request: Request) -> bool:
     """Return whether a request comes from this host, and through no proxy."""
-    if any(request.requestHeaders.hasHeader(name) for name in _PROXY_HEADERS):
+    if any(request.requestHeaders.hasHeader(name) for name in FORWARDED_HEADERS):
         return False
     peer = request.client
     return isinstance(peer, UNIXAddress) or is_loopback(getattr(peer, "host", ""))
-
-
-Authorize = Callable[[str | None], bool]
-"""Whether a bearer token (None: there was none) is the shared secret, or none is asked for."""
-
-
-def is_trusted(request: Request, authorize: Authorize) -> bool:
-    """Return whether a caller may know how the gateway is inside."""
-    if is_local(request):
-        return True
-    bearer = bearer_of(request)
-    return bearer is not None and authorize(bearer)
 
 
 class _Readable(Resource):
@@ -99,15 +95,40 @@ class _Readable(Resource):
         if request.method not in _READ:
             raise UnsupportedMethod(_READ)
         request.setHeader(b"Cache-Control", b"no-store")
-        return self.body(request)
+        verdict = self.judge(request)
+        if not isinstance(verdict, Deferred):
+            return self.body(request, verdict)
+        verdict.addCallback(partial(self.body, request)).addCallbacks(
+            partial(_finish, request), partial(_fail, request)
+        )
+        return NOT_DONE_YET
 
-    def body(self, request: Request) -> bytes:
+    def judge(self, request: Request) -> Verdict | Deferred[Verdict]:
+        """Return how the caller stands; who shows everybody the same does not ask."""
+        return UNKNOWN
+
+    def body(self, request: Request, verdict: Verdict) -> bytes:
         """Return the body, having set status and headers."""
         raise UnsupportedMethod(())
 
     def getChild(self, path: bytes, request: Any) -> Resource:
         """Return what is below: nothing."""
         return NotFound()
+
+
+class _Inside(_Readable):
+    """A resource that tells more to those who may know how the gateway is inside: who is local, too."""
+
+    def __init__(self, probes: Probes, authorize: Authorize) -> None:
+        super().__init__()
+        self._probes = probes
+        self._authorize = authorize
+
+    def judge(self, request: Request) -> Verdict | Deferred[Verdict]:
+        """Return how the caller stands."""
+        if is_local(request):
+            return TRUSTED
+        return UNKNOWN if bearer_of(request) is None else self._authorize(request)
 
 
 class NotFound(_Readable):
@@ -125,26 +146,21 @@ class Live(_Readable):
         super().__init__()
         self._probes = probes
 
-    def body(self, request: Request) -> bytes:
+    def body(self, request: Request, verdict: Verdict) -> bytes:
         """Return ``{ok, status}``."""
         live = self._probes.live()
         status = "live" if live else "stalled"
         return json(request, 200 if live else 503, {"ok": live, "status": status})
 
 
-class Ready(_Readable):
+class Ready(_Inside):
     """Whether the gateway can serve now."""
 
-    def __init__(self, probes: Probes, authorize: Authorize) -> None:
-        super().__init__()
-        self._probes = probes
-        self._authorize = authorize
-
-    def body(self, request: Request) -> bytes:
+    def body(self, request: Request, verdict: Verdict) -> bytes:
         """Return ``{ready}``, to trusted callers with what is wrong and why, and how the loop is."""
         failing = self._probes.failing()
         value: dict[str, Any] = {"ready": not failing}
-        if is_trusted(request, self._authorize):
+        if verdict.trusted:
             value |= {"failing": failing, "uptimeMs": self._probes.uptime_ms()}
             if failing:
                 value["state"] = _state(failing, started=self._probes.started())
@@ -160,19 +176,14 @@ def _state(failing: Sequence[str], *, started: bool) -> str:
     return "degraded" if started else "starting"
 
 
-class Startup(_Readable):
+class Startup(_Inside):
     """Whether the start has come to its end."""
 
-    def __init__(self, probes: Probes, authorize: Authorize) -> None:
-        super().__init__()
-        self._probes = probes
-        self._authorize = authorize
-
-    def body(self, request: Request) -> bytes:
+    def body(self, request: Request, verdict: Verdict) -> bytes:
         """Return ``{ok, status}``, to trusted callers with what it waits for."""
         started = self._probes.started()
         value: dict[str, Any] = {"ok": started, "status": "started" if started else "starting"}
-        if is_trusted(request, self._authorize):
+        if verdict.trusted:
             value |= {"version": self._probes.version, "uptimeMs": self._probes.uptime_ms()}
             if not started:
                 value["pendingReason"] = self._pending()
@@ -195,12 +206,14 @@ class Exposition(_Readable):
         self._authorize = authorize
         self._exposition = exposition
 
-    def body(self, request: Request) -> bytes:
-        """Return the text, or 401."""
-        if not self._authorize(bearer_of(request)):
-            request.setHeader(b"WWW-Authenticate", b'Bearer realm="gateway"')
-            error = {"message": "Unauthorized", "type": "unauthorized"}
-            return json(request, 401, {"error": error})
+    def judge(self, request: Request) -> Verdict | Deferred[Verdict]:
+        """Return how the caller stands; being local is not enough."""
+        return self._authorize(request)
+
+    def body(self, request: Request, verdict: Verdict) -> bytes:
+        """Return the text, or why it is not told."""
+        if not verdict.trusted:
+            return _refused(request, verdict)
         request.setHeader(b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8")
         return self._exposition()
 
@@ -220,7 +233,7 @@ class Page(_Readable):
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
 
-    def body(self, request: Request) -> bytes:
+    def body(self, request: Request, verdict: Verdict) -> bytes:
         """Return the page."""
         request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
         request.setHeader(b"Cache-Control", b"no-cache")
@@ -229,16 +242,28 @@ class Page(_Readable):
         return self._html
 
 
-def bearer_of(request: Request) -> str | None:
-    """Return the token of a request's one Authorization header of type Bearer."""
-    values = request.requestHeaders.getRawHeaders(b"authorization") or []
-    if len(values) != 1:
-        return None
-    scheme, _, token = values[0].partition(b" ")
-    try:
-        return token.strip().decode() if scheme.lower() == b"bearer" else None
-    except UnicodeDecodeError:
-        return None
+def _refused(request: Request, verdict: Verdict) -> bytes:
+    """Answer who may not see a resource."""
+    status, message, kind = _REFUSALS[verdict.standing]
+    if status == 401:
+        request.setHeader(b"WWW-Authenticate", b'Bearer realm="gateway"')
+    if verdict.retry_after_s:
+        request.setHeader(b"Retry-After", b"%d" % verdict.retry_after_s)
+    return json(request, status, {"error": {"message": verdict.text or message, "type": kind}})
+
+
+def _finish(request: Request, body: bytes) -> None:
+    """Send a body that came later, unless nobody waits for it any more."""
+    if request.channel is None:
+        return
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.write(body)
+    request.finish()
+
+
+def _fail(request: Request, failure: Failure) -> None:
+    _log.failure("request {path} failed", failure=failure, path=request.path)
+    _finish(request, plain(request, 500))
 
 
 def make_root(
@@ -249,8 +274,7 @@ def make_root(
 ) -> Resource:
     """Return the tree of all resources.
 
-    :param authorize: whether a bearer token (None: there was none) may read the metrics
-        and what is wrong.
+    :param authorize: judges whether a request may read the metrics and what is wrong.
     :param exposition: returns the metrics as Prometheus text.
     """
     root = NotFound()

@@ -32,8 +32,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from gateway.core.access import UNIX_ADDRESS
+from gateway.core.frames import encode
+from gateway.net.strangers import Strangers, unlimited
+from gateway.net.turnstile import Turnstile
+
 MAX_HEAD: Final = 16_384
 """Largest request head that is read, in bytes."""
+MAX_REQUEST_LINE: Final = 8192
+"""Longest request line that is taken, in bytes."""
+MAX_HEADERS: Final = 100
+"""Most header lines that are taken."""
+FULL_LOG_S: Final = 60.0
+"""How often the log says that connections are refused for want of room, in seconds."""
+AT_ONCE: Final = 4
+"""Most deadlines that expire in one turn of the loop."""
 LINGER_S: Final = 1.0
 """How long a refused peer may take to read the refusal, in seconds."""
 SECURITY_HEADERS: Final = (
@@ -42,6 +55,8 @@ SECURITY_HEADERS: Final = (
     ("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
 """What every HTTP response carries."""
+
+TOO_MANY: Final = "Too many unauthenticated sockets"
 
 _BLANK_LINE: Final = b"\r\n\r\n"
 _UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:([^\r]*)", re.IGNORECASE)
@@ -53,7 +68,8 @@ log = Logger()
 class Deadlines:
     """Calls ``expired(member)`` for every member that stays longer than ``seconds``.
 
-    One timer for all of them: with one delay for all, the order of joining is the order of expiry.
+    One timer for all of them: with one delay for all, the order of joining is the order of expiry. Of many
+    that expire at once a few are called in each turn of the loop.
     What ``expired`` raises is logged, and the others still get their call.
     """
 
@@ -94,10 +110,10 @@ class Deadlines:
     def _sweep(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        expired = []
+        expired: list[Any] = []
         for member, due in self._due.items():
-            if due > now:
-                self._timer = self._clock.callLater(due - now, self._sweep)
+            if due > now or len(expired) == AT_ONCE:
+                self._timer = self._clock.callLater(max(0.0, due - now), self._sweep)
                 break
             expired.append(member)
         for member in expired:
@@ -108,17 +124,23 @@ class Deadlines:
                 log.failure("deadline of {member} failed", member=member)
 
 
-def refusal(status: int, text: str = "", headers: Iterable[tuple[str, str]] = ()) -> bytes:
+def refusal(
+    status: int, text: str = "", headers: Iterable[tuple[str, str]] = (), *, kind: str | None = None
+) -> bytes:
     """Return a whole HTTP/1.1 response that refuses and closes, for where there is no request yet.
 
-    ``text`` is told to the peer as plain text; it may hold what the peer sent.
+    ``text`` is told to the peer as plain text, or with a ``kind`` as the message of a JSON error of that
+    type; it may hold what the peer sent.
     """
     phrase = responses.get(status, "Refused")
-    body = (_UNPRINTABLE.sub("?", text or phrase) + "\n").encode("ascii")
+    message = _UNPRINTABLE.sub("?", text or phrase)
+    body, content = (message + "\n").encode("ascii"), "text/plain; charset=utf-8"
+    if kind is not None:
+        body, content = encode({"error": {"message": message, "type": kind}}), "application/json"
     lines = [
         f"HTTP/1.1 {status} {phrase}",
         "Connection: close",
-        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Type: {content}",
         f"Content-Length: {len(body)}",
         *(f"{name}: {value}" for name, value in (*SECURITY_HEADERS, *headers)),
     ]
@@ -155,6 +177,11 @@ def wants_websocket(head: bytes) -> bool:
     )
 
 
+def host_of(address: Any) -> str:
+    """Return the IP address of a peer; a Unix socket's peers share a name."""
+    return getattr(address, "host", UNIX_ADDRESS) or UNIX_ADDRESS
+
+
 class _Peer(Protocol):
     transport: Any
 
@@ -170,9 +197,15 @@ class Refused(_Peer):
     overtakes what was written.
     """
 
-    def __init__(self, lingering: Deadlines, answer: bytes) -> None:
+    def __init__(self, lingering: Deadlines, answer: bytes, turnstile: Turnstile) -> None:
         self._lingering = lingering
         self._answer = answer
+        self._turnstile = turnstile
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return host_of(self.transport.getPeer())
 
     def connectionMade(self) -> None:
         """Write the answer and say that nothing follows."""
@@ -185,11 +218,13 @@ class Refused(_Peer):
             half_close()
 
     def dataReceived(self, data: bytes) -> None:
-        """Drop it."""
+        """Drop it, in the time that there is for strangers: it may be a flood."""
+        self._turnstile.serve(self, lambda _: None, data, lambda: self in self._lingering)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the peer."""
         self._lingering.discard(self)
+        self._turnstile.lost(self)
 
 
 class Switch(_Peer):
@@ -200,13 +235,29 @@ class Switch(_Peer):
     def __init__(self, address: Any) -> None:
         self._address = address
         self._head = b""
+        self._replaced = False
+        self._excused = False
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return host_of(self._address)
 
     def connectionMade(self) -> None:
-        """Start the deadline; under TLS it covers the TLS handshake too."""
-        self.factory.undecided_peers.add(self)
+        """Count the connection, and start the deadline; under TLS it covers the TLS handshake too."""
+        self.factory.turnstile.came(self)
+        if self.factory.strangers.enter(self.transport, self.address):
+            self.factory.undecided_peers.add(self)
+        else:
+            self.factory.tell_full()
+            self._refuse(503, TOO_MANY)
 
     def dataReceived(self, data: bytes) -> None:
-        """Look for the end of the head; refuse one that is too large."""
+        """Look for the end of the head, in the time that there is for strangers."""
+        self.factory.turnstile.serve(self, self._read, data, lambda: not self._replaced)
+
+    def _read(self, data: bytes) -> None:
+        """Refuse a head that is too large."""
         searched = max(0, len(self._head) - len(_BLANK_LINE) + 1)
         head = self._head = self._head + data if self._head else data
         end = head.find(_BLANK_LINE, searched)
@@ -218,16 +269,30 @@ class Switch(_Peer):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it; no protocol ever knew of this connection."""
         self.factory.undecided_peers.discard(self)
+        self.factory.strangers.leave(self.transport)
+        self.factory.turnstile.lost(self)
 
     def expire(self) -> None:
-        """Its time is over: one that sent nothing is dropped, one that sent half a head is told."""
-        if self._head:
+        """Its time is over: one that sent nothing is dropped, one that sent half a head is told.
+
+        Who stands in line then is given its time once more: we have not read what it sent.
+        """
+        if self in self.factory.turnstile and not self._excused:
+            self._excused = True
+            self.factory.undecided_peers.add(self)
+        elif self._head:
             self._refuse(408, "the request head took too long")
         else:
             self.abort()
 
     def _decide(self, head: bytes, end: int) -> None:
         factory = self.factory
+        if head.find(b"\r\n") > MAX_REQUEST_LINE:
+            self._refuse(414, f"the request line is longer than {MAX_REQUEST_LINE} bytes")
+            return
+        if head.count(b"\r\n", 0, end) > MAX_HEADERS:
+            self._refuse(431, f"the request has more than {MAX_HEADERS} headers")
+            return
         chosen = factory.websocket if wants_websocket(head[: end + 2]) else factory.http
         protocol = chosen.buildProtocol(self._address)
         if protocol is None:
@@ -236,11 +301,15 @@ class Switch(_Peer):
         self._replace(protocol, head)
 
     def _refuse(self, status: int, text: str) -> None:
-        self._replace(Refused(self.factory.lingering, refusal(status, text)), b"")
+        self._replace(
+            Refused(self.factory.lingering, refusal(status, text), self.factory.turnstile), b""
+        )
 
     def _replace(self, protocol: IProtocol, data: bytes) -> None:
         self.factory.undecided_peers.discard(self)
-        self._head = b""
+        self.factory.strangers.leave(self.transport)  # what comes now counts itself
+        self.factory.turnstile.left(self)
+        self._head, self._replaced = b"", True
         hand_over(self.transport, self, protocol, data)
 
 
@@ -251,6 +320,8 @@ class SwitchFactory(ServerFactory):
     :param websocket: makes the protocol of a WebSocket upgrade; may return None to refuse (503).
     :param http: makes the protocol of every other request.
     :param head_timeout: seconds from the connection to the end of the request head.
+    :param strangers: counts who is not authenticated; without it there is no limit.
+    :param turnstile: has their share of the loop's time; those of one gateway share one.
     """
 
     noisy = False
@@ -262,11 +333,27 @@ class SwitchFactory(ServerFactory):
         clock: IReactorTime,
         *,
         head_timeout: float = 15.0,
+        strangers: Strangers | None = None,
+        turnstile: Turnstile | None = None,
     ) -> None:
         self.websocket = websocket
         self.http = http
         self.undecided_peers = Deadlines(clock, head_timeout, Switch.expire)
         self.lingering = Deadlines(clock, LINGER_S, _Peer.abort)
+        self.turnstile = Turnstile(clock) if turnstile is None else turnstile
+        self.strangers = unlimited() if strangers is None else strangers
+        self._clock = clock
+        self._told_full: float | None = None
+
+    def tell_full(self) -> None:
+        """Log that a connection is refused for want of room, if that was not said a moment ago."""
+        now = self._clock.seconds()
+        if self._told_full is None or now - self._told_full >= FULL_LOG_S:
+            self._told_full = now
+            log.warn(
+                "too many unauthenticated connections: some are refused ({count} are open)",
+                count=len(self.strangers),
+            )
 
     def acceptableProtocols(self) -> list[bytes]:  # noqa: N802 - Twisted's name
         """Name what is spoken: without an answer Twisted refuses a client that offers ALPN."""
@@ -285,11 +372,13 @@ class SwitchFactory(ServerFactory):
 
     def startFactory(self) -> None:
         """Start both factories with the first port."""
+        self.turnstile.start()
         self.websocket.doStart()
         self.http.doStart()
 
     def stopFactory(self) -> None:
         """Stop both factories with the last port, and drop who has no protocol and no deadline now."""
+        self.turnstile.stop()
         for peer in [*self.undecided_peers.stop(), *self.lingering.stop()]:
             peer.abort()
         self.http.doStop()

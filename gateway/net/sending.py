@@ -129,10 +129,16 @@ class Sending(FastPathMixin):
             self.on_error(Failure())
 
     def deliver_direct(self, event: Event) -> None:
-        """Send an event to this connection only, without a number."""
+        """Send an event to this connection only, without a number; waiting ones are merged as others are."""
+        if self.closing is not None:
+            return
         try:
-            if event.parts(self.protocol) is not None:
-                self._send(event.encoded(self.protocol, None))
+            if event.parts(self.protocol) is None:
+                return
+            if self.waiting:
+                self._queue(partial(self.outbox.put, numbered=False), event)
+                return
+            self._write_message(event.encoded(self.protocol, None), event.delivery)
         except Exception:
             self.on_error(Failure())
 

@@ -8,11 +8,15 @@ Built on ``twisted.web.http`` and ``twisted.web.resource``, whose resources it s
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from http.client import responses
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import IResource, getChildForRequest
@@ -20,16 +24,25 @@ from twisted.web.resource import IResource, getChildForRequest
 from gateway.core.frames import encode
 from gateway.net.port import (
     LINGER_S,
+    MAX_HEADERS,
     SECURITY_HEADERS,
+    TOO_MANY,
     Deadlines,
     Refused,
     hand_over,
+    host_of,
     refusal,
     wants_websocket,
 )
+from gateway.net.strangers import Strangers, unlimited
+from gateway.net.turnstile import Turnstile
 
 MAX_BODY: Final = 65_536
 """Largest request body that is read, in bytes; no resource takes one yet."""
+NOT_DONE_YET: Final = 1
+"""What a resource returns that goes on by itself."""
+REQUESTS_AT_ONCE: Final = 8
+"""Most requests that are answered of one read: nobody waits while a pipeline of a hundred is worked off."""
 IDLE_S: Final = 30.0
 """How long an HTTP connection may be idle, in seconds."""
 
@@ -68,6 +81,9 @@ class Request(http.Request):
         """Render the resource that the path names."""
         if self.channel.successor is not None:
             return
+        if self.channel.too_many():
+            self.channel.refuse(429, f"more than {REQUESTS_AT_ONCE} requests at once")
+            return
         if self.method == b"GET" and self.requestHeaders.hasHeader(b"upgrade"):
             head = self._as_received()
             if wants_websocket(head):
@@ -77,7 +93,10 @@ class Request(http.Request):
             self.setHeader(name, value)
         self.setHeader(b"Date", http.datetimeToString())
         try:
-            body = self._find().render(self)
+            if self.channel.site.misdirected(self):
+                body: Any = plain(self, 421)
+            else:
+                body = self._find().render(self)
         except UnsupportedMethod as error:
             self.setHeader(b"Allow", b", ".join(error.allowedMethods))
             body = plain(self, 405)
@@ -107,8 +126,41 @@ class Channel(http.HTTPChannel):
 
     requestFactory = Request  # type: ignore[assignment]
     site: Site
+    maxHeaders = MAX_HEADERS  # noqa: N815 - Twisted's name
     successor: IProtocol | None = None
     """The protocol that this connection was given to."""
+    _gone = False
+    _at_once = 0
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return host_of(self.getPeer())
+
+    def connectionMade(self) -> None:
+        """Count the connection for as long as it lasts: no request of it authenticates it for good."""
+        super().connectionMade()
+        if not self.site.strangers.enter(self, host_of(self.getPeer())):
+            self.refuse(503, TOO_MANY)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes, in the time that there is for strangers: a request lets nobody in."""
+        self._at_once = 0
+        self.site.turnstile.serve(
+            self, super().dataReceived, data, lambda: self.successor is None and not self._gone
+        )
+
+    def too_many(self) -> bool:
+        """Count a request; return whether one read brought more of them than are answered."""
+        self._at_once += 1
+        return self._at_once > REQUESTS_AT_ONCE
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget the connection."""
+        self._gone = True
+        self.site.strangers.leave(self)
+        self.site.turnstile.lost(self)
+        super().connectionLost(reason)
 
     def upgrade(self, head: bytes) -> None:
         """Go on as a WebSocket: proxies reuse an idle connection for an upgrade."""
@@ -121,7 +173,7 @@ class Channel(http.HTTPChannel):
 
     def refuse(self, status: int, text: str) -> None:
         """Answer that no request is taken, and close."""
-        self._give_to(Refused(self.site.lingering, refusal(status, text)), b"")
+        self._give_to(Refused(self.site.lingering, refusal(status, text), self.site.turnstile), b"")
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of a head, unless the connection is no longer ours."""
@@ -140,6 +192,8 @@ class Channel(http.HTTPChannel):
 
     def _give_to(self, protocol: IProtocol, data: bytes) -> None:
         self.successor = protocol
+        self.site.strangers.leave(self)
+        self.site.turnstile.left(self)
         self.setTimeout(None)
         network: Any = self._networkProducer
         network.unregisterProducer()
@@ -151,6 +205,9 @@ class Site(http.HTTPFactory):
     """Makes HTTP connections that serve one tree of resources.
 
     :param websocket: makes the protocol of an upgrade on a connection that has served HTTP before.
+    :param strangers: counts the connections; without it there is no limit.
+    :param turnstile: has their share of the loop's time; those of one gateway share one.
+    :param misdirected: whether a request calls the gateway by a name that is not its own (421).
     """
 
     protocol = Channel  # type: ignore[assignment]
@@ -163,11 +220,17 @@ class Site(http.HTTPFactory):
         *,
         websocket: IProtocolFactory | None = None,
         idle_timeout: float = IDLE_S,
+        strangers: Strangers | None = None,
+        turnstile: Turnstile | None = None,
+        misdirected: Callable[[Request], bool] = lambda request: False,
     ) -> None:
         super().__init__(timeout=idle_timeout, reactor=clock)
         self.root = root
         self.websocket = websocket
+        self.misdirected = misdirected
+        self.strangers = unlimited() if strangers is None else strangers
         self.lingering = Deadlines(clock, LINGER_S, Refused.abort)
+        self.turnstile = Turnstile(clock) if turnstile is None else turnstile
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return a connection of this site."""
@@ -189,13 +252,14 @@ class Site(http.HTTPFactory):
 
 def plain(request: http.Request, status: int) -> bytes:
     """Set a status, and return its name as the body."""
-    request.setResponseCode(status)
+    phrase = responses[status].encode("ascii")
+    request.setResponseCode(status, phrase)
     request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
-    return http.RESPONSES[status]
+    return phrase
 
 
 def json(request: http.Request, status: int, value: Any) -> bytes:
     """Set a status, and return a value as the body."""
-    request.setResponseCode(status)
+    request.setResponseCode(status, responses[status].encode("ascii"))
     request.setHeader(b"Content-Type", b"application/json")
     return encode(value)

@@ -16,12 +16,14 @@ from zope.interface import implementer
 
 from gateway.app.admission import Admitted
 from gateway.app.context import Caller
-from gateway.core.access import UNIX_ADDRESS, Peer
-from gateway.core.connect import Refusal
+from gateway.core.access import Peer
+from gateway.core.attempts import Credential
 from gateway.core.frames import BadFrame, NotJson, decode_request, error_response, peek
-from gateway.core.handshake import Ask, Refuse, claims, new_handshake
+from gateway.core.handshake import Ask, Pause, Refuse, Step, Verify, claims, new_handshake
 from gateway.core.keepalive import Check
 from gateway.core.outbox import Outbox
+from gateway.core.proxies import Unattributed
+from gateway.core.refusals import Refusal
 from gateway.errors import (
     CloseCause,
     CloseCode,
@@ -32,7 +34,9 @@ from gateway.errors import (
 )
 from gateway.interfaces import IConnection
 from gateway.net.closing import Ending
+from gateway.net.port import TOO_MANY, host_of
 from gateway.net.sending import limit_kernel
+from gateway.net.transport import trust
 
 MAX_WRONG_ROLE = 10
 """Requests in a row for another role; the next one closes the connection."""
@@ -52,6 +56,8 @@ class GatewayProtocol(Ending):
     _heard = True
     _pinged = False
     _wrong_role = 0
+    _excused = False
+    _cost = 0.0
 
     # -- opening
 
@@ -72,8 +78,8 @@ class GatewayProtocol(Ending):
         limits = edge.limits
         self.conn_id = edge.entropy.uuid4()
         self.opened_at = edge.clock.seconds()
-        host = self.transport.getPeer()
-        self.remote = Peer(getattr(host, "host", UNIX_ADDRESS), getattr(host, "port", 0))
+        address = self.transport.getPeer()
+        self.remote = Peer(host_of(address), getattr(address, "port", 0))
         self.outbox = Outbox(
             4,
             max_bytes=limits.outbox_bytes,
@@ -89,12 +95,15 @@ class GatewayProtocol(Ending):
         """Look at the upgrade request: who asks, and whether there is room for one more stranger."""
         try:
             self.remote = self.edge.peer_of(self.remote, request.headers)
+            self.remote = self.edge.proxies.attribute(self.remote, request.headers)
             room = self.edge.strangers.enter(self, self.remote.address)
+        except Unattributed as error:
+            raise ConnectionDeny(403, str(error)) from error
         except Exception as error:
             self.on_error(Failure())
             raise ConnectionDeny(500, "internal error") from error
         if not room:
-            raise ConnectionDeny(503, "Too many unauthenticated sockets")
+            raise ConnectionDeny(503, TOO_MANY)
 
     def onOpen(self) -> None:
         """Speak first."""
@@ -108,7 +117,11 @@ class GatewayProtocol(Ending):
         edge = self.edge
         self.transport.registerProducer(self, True)
         handshake = new_handshake(
-            edge.policy, self.remote, max_queued=edge.limits.preauth_queue_frames
+            lambda: edge.policy,
+            self.remote,
+            max_queued=edge.limits.preauth_queue_frames,
+            locked=edge.locked(self.remote),
+            slowed=edge.slowed(self.remote),
         )
         nonce = edge.entropy.uuid4()
         self._send(edge.challenge(nonce))
@@ -118,12 +131,31 @@ class GatewayProtocol(Ending):
             edge.deadlines.add(self)
 
     def expire(self) -> None:
-        """The time for the handshake is over."""
-        self.close(CloseCause.HANDSHAKE_TIMEOUT, CloseCode.NORMAL, "")
+        """The time for the handshake is over; once more for who stands in line, as we have not read it."""
+        if self in self.edge.turnstile and not self._excused:
+            self._excused = True
+            self.edge.deadlines.add(self)
+        else:
+            self.close(CloseCause.HANDSHAKE_TIMEOUT, CloseCode.NORMAL, "")
 
     # -- receiving
 
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        return self.remote.address
+
     def dataReceived(self, data: bytes) -> None:
+        """Take bytes; those of a stranger in the time that there is for strangers."""
+        if self.keepalive is not None:
+            self._take(data)
+        else:
+            self._cost += self.edge.turnstile.serve(self, self._take, data, self._strange)
+
+    def _strange(self) -> bool:
+        return self.keepalive is None and not self._gone
+
+    def _take(self, data: bytes) -> None:
         """Take bytes; once the connection failed they are only drained."""
         self._heard = True
         if self.closing is not None and self.failedByMe:
@@ -150,26 +182,62 @@ class GatewayProtocol(Ending):
     def _greet(self, payload: bytes) -> None:
         """Handle a frame of the handshake."""
         assert self._handshake is not None
+        self.edge.greetings += 1
         self.last_frame = peek(payload)
-        step = self._handshake.receive(payload, self.edge.clock.now_ms())
+        self._step(self._handshake.receive(payload, self.edge.clock.now_ms()))
+
+    def _step(self, step: Step) -> None:
+        """Do what the handshake asks for. What we take from there on is our time, not the client's."""
         if isinstance(step, Ask):
-            # What the store takes from here on is our time, not the client's.
             self.edge.deadlines.discard(self)
             self._run(Deferred.fromCoroutine(self._admit(step)), waits=True)
+        elif isinstance(step, Verify):
+            self.edge.deadlines.discard(self)
+            self._run(Deferred.fromCoroutine(self._verify(step)), waits=True)
+        elif isinstance(step, Pause):
+            self.edge.deadlines.discard(self)
+            self.edge.delays.add(self, step.seconds)
         elif isinstance(step, Refuse):
-            self._refuse(step.refusal, step.frame_id)
+            self._refuse(step.refusal, step.frame_id, step.shown)
+
+    async def _verify(self, step: Verify) -> None:
+        try:
+            right = await self._compare(step.candidate)
+        except GatewayError as error:
+            shape = error.shape(4)
+            self._refuse(
+                Refusal(CloseCause.CAPACITY, CloseCode.TRY_LATER, error.message, shape),
+                step.frame_id,
+            )
+            return
+        if self.closing is None and self._handshake is not None:
+            self._step(self._handshake.verified(right))
+
+    async def _compare(self, password: str) -> bool:
+        """Whether it is the password, also when that is changed meanwhile. Raises Unavailable."""
+        while True:
+            secret = self.edge.policy.auth.secret
+            right = await self.edge.verify(password)
+            if secret == self.edge.policy.auth.secret:
+                return right
 
     async def _admit(self, ask: Ask) -> None:
         cause = CloseCause.INTERNAL_ERROR
         try:
             admitted = await self.edge.admission.admit(ask.proven)
-            if self.closing is not None:
-                return  # it left meanwhile
-            cause = CloseCause.CAPACITY
-            self._establish(ask, admitted)
+            entered = False
+            try:
+                if self.closing is None:  # else it left meanwhile
+                    cause = CloseCause.CAPACITY
+                    self._establish(ask, admitted)
+                    entered = True
+            finally:
+                self.edge.admission.settle(admitted, ask.proven, entered=entered)
         except Refusal as refusal:
             refusal.log["claims"] = claims(ask.proven.client)
-            self._refuse(refusal, ask.frame_id)
+            # A device whose own token is right, but may not do all that, guesses as others do.
+            refusal.failed_credential |= ask.proven.guesses_secret
+            self._refuse(refusal, ask.frame_id, ask.proven.shown)
         except GatewayError as error:
             shape, log = error.shape(ask.proven.protocol), {"claims": claims(ask.proven.client)}
             later = Refusal(cause, CloseCode.TRY_LATER, error.message, shape, log)
@@ -189,18 +257,39 @@ class GatewayProtocol(Ending):
             self.context = None
             raise
         edge.strangers.leave(self)
+        edge.turnstile.known(self, self._cost)
+        edge.welcome(ask.proven, admitted.principal)
+        trust(self.transport)
         self.maxMessagePayloadSize = self.maxFramePayloadSize = edge.limits.payload_bytes
         self.keepalive = edge.keepalive()
         self._handshake = None
         self._send(hello)
+        edge.services.voice_wake.greet(self)
         for payload in handshake.admit():
             if self.closing is None:
                 self._request(payload)
         if tracked:
             edge.presence.publish()
 
-    def _refuse(self, refusal: Refusal, frame_id: str | None) -> None:
+    def _refuse(
+        self, refusal: Refusal, frame_id: str | None, shown: tuple[Credential, ...] = ()
+    ) -> None:
         refusal.__traceback__ = None  # its frames hold the refusal: a cycle of 70 objects
+        if refusal.failed_credential and (delay_s := self.edge.guard.failed(self.remote, shown)):
+            self.edge.deadlines.discard(self)
+            self._held = refusal, frame_id
+            self.edge.delays.add(self, delay_s)
+        else:
+            self._refuse_with(refusal, frame_id)
+
+    def go_on(self) -> None:
+        """It has waited for long enough: for its refusal, or to be looked at."""
+        if self._held is not None:
+            self._refuse_with(*self._held)
+        elif self._handshake is not None:
+            self._step(self._handshake.paused())
+
+    def _refuse_with(self, refusal: Refusal, frame_id: str | None) -> None:
         if refusal.error is not None and frame_id is not None:
             self._send(error_response(frame_id, refusal.error))
         self.close(refusal.cause, refusal.code, refusal.close_reason, **refusal.log)

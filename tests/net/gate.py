@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 
 from gateway.config import Config
-from gateway.core.deviceproof import DeviceIdentity, SignedContext
+from gateway.core.attempts import FIRST_DELAY_S
+from gateway.core.deviceproof import DeviceIdentity, SignedContext, signed_token
 from gateway.limits import LimitsConfig
 from gateway.net.websocket import GatewayProtocol
 from gateway.testing import TOKEN, FakeClock, memory_gateway
@@ -20,6 +21,8 @@ from tests.net.wire import Wire, masked, upgrade
 CLI = {"id": "cli", "version": "1.0", "platform": "linux", "mode": "cli"}
 UI = {"id": "test", "version": "1.0", "platform": "linux", "mode": "ui"}
 SCOPES = ["operator.admin"]
+TOKENS = ("token", "deviceToken", "bootstrapToken")
+"""The fields of ``auth`` that a device signs: the first that is there."""
 DEVICE = DeviceIdentity.from_seed(b"\x07" * 32)
 
 
@@ -180,7 +183,7 @@ class Client:
         device: DeviceIdentity | None = None,
         **params: Any,
     ) -> dict[str, Any]:
-        """Answer the challenge; return the response to ``connect``."""
+        """Answer the challenge; return the response to ``connect``, one that is held back included."""
         challenge = self.received()[0]
         nonce = challenge["payload"]["nonce"]
         filled: dict[str, Any] = {
@@ -197,8 +200,9 @@ class Client:
                 client_mode=filled["client"]["mode"],
                 role=filled["role"],
                 scopes=tuple(filled["scopes"]),
-                token=filled["auth"].get("token"),
+                token=signed_token(*map(filled["auth"].get, TOKENS)),
                 platform=filled["client"]["platform"],
+                device_family=filled["client"].get("deviceFamily"),
             )
             proof = device.prove(context, nonce=nonce, signed_at_ms=self.gate.clock.now_ms())
             filled["device"] = {
@@ -209,6 +213,8 @@ class Client:
                 "nonce": proof.nonce,
             }
         frame_id = self.request("connect", filled)
+        while len(self.gate.wiring.edge.delays):
+            self.gate.clock.advance(FIRST_DELAY_S)
         answers = [m for m in self.received() if m.get("id") == frame_id]
         return answers[0] if answers else {}
 
@@ -221,16 +227,21 @@ class Gate:
         self.wiring: Wiring = memory_gateway(clock=self.clock, **how)
 
     def stall_store(self) -> list[Any]:
-        """Let the store keep asked for devices waiting; return what lets it answer, call by call."""
+        """Let the store keep changes of devices waiting; return what lets it answer: each call, all after."""
         store, waiting = self.wiring.store, []
-        real = store.get_device
+        real = store.update_pairing
 
-        def later(device_id: str) -> Deferred[Any]:
+        def later(device_id: str, change: Any) -> Deferred[Any]:
             done: Deferred[Any] = Deferred()
-            waiting.append(lambda: real(device_id).chainDeferred(done))
+
+            def go() -> None:
+                store.update_pairing = real  # type: ignore[method-assign]
+                real(device_id, change).chainDeferred(done)
+
+            waiting.append(go)
             return done
 
-        store.get_device = later  # type: ignore[method-assign]
+        store.update_pairing = later  # type: ignore[method-assign]
         return waiting
 
     def open(self, host: str = "127.0.0.1", **headers: str) -> Client:

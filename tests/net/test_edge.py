@@ -8,7 +8,8 @@ import pytest
 from twisted.logger import LogEvent
 
 from gateway.core.access import Peer
-from gateway.net.edge import MAX_USER_AGENT, Strangers
+from gateway.net.edge import MAX_USER_AGENT
+from gateway.net.strangers import Strangers
 from tests.net.gate import Client, Gate, boom, closings, limited
 from tests.net.wire import Wire, close_frame, masked
 

@@ -12,8 +12,10 @@ from twisted.logger import LogEvent
 
 from gateway.cli import explain
 from gateway.client.methods import ConnectionInfo
+from gateway.config import Config, ServerConfig
 from gateway.core.handshake import MAX_CLAIMS
 from gateway.errors import StoreError
+from gateway.net.facts import facts_of
 from tests.net.gate import CLI, DEVICE, Client, Gate, closings, limited
 from tests.net.wire import Wire, close_frame
 
@@ -111,7 +113,6 @@ def test_a_connection_that_was_refused(gate: Gate, log: list[LogEvent]) -> None:
     """A refused connection is remembered with its cause, and what it said it was."""
     client = gate.open()
     client.connect(auth={"token": "wrong-token-canary"})
-    gate.clock.advance(0.25)
     client.wire.lose()
 
     (row,) = listed(gate, "closed")
@@ -181,18 +182,19 @@ def test_a_store_that_fails_is_no_want_of_room(
 ) -> None:
     """A client that the store keeps out ends under internal-error, to come back later."""
     expected_failures.append(StoreError)
-    gate.wiring.store.get_device = lambda device_id: fail(StoreError("disk"))  # type: ignore[method-assign]
+    gate.wiring.store.update_pairing = lambda *_: fail(StoreError("disk"))  # type: ignore[method-assign]
     client = gate.open()
     client.connect(device=DEVICE)
     client.wire.lose()
 
-    del gate.wiring.store.get_device
+    del gate.wiring.store.update_pairing
     (row,) = listed(gate, "closed")
     assert (row["cause"], row["code"]) == ("internal-error", 1013)
 
 
-def test_a_peer_through_a_proxy(gate: Gate) -> None:
-    """What the upgrade request said is told, and that a proxy brought it."""
+def test_a_peer_through_a_proxy() -> None:
+    """What the upgrade request said is told, and that a proxy brought it, with the client's address."""
+    gate = Gate(config=Config(server=ServerConfig(trusted_proxies=["2001:db8::/32"])))
     client = Client(
         gate,
         Wire("2001:db8::7"),
@@ -209,5 +211,13 @@ def test_a_peer_through_a_proxy(gate: Gate) -> None:
     assert socket["peer"] == "unix"
     local.wire.lose()
     assert (row["userAgent"], row["origin"], row["forwarded"]) == ("curl/8", "http://x.y", True)
-    assert row["peer"].startswith("[2001:db8::7]:")
+    assert row["peer"] == "1.2.3.4"
     client.wire.lose()
+
+
+def test_an_origin_that_is_a_whole_url_is_cut(gate: Gate) -> None:
+    """Of an Origin only scheme and host are told: a password or a query in it is somebody's secret."""
+    client = gate.open(Origin="https://user:canary@x.example/path?token=canary")
+    assert facts_of(client.server)["origin"] == "https://x.example"
+    odd = gate.open(Origin="x.example")
+    assert " 400 " in odd.status or facts_of(odd.server)["origin"] == "x.example"

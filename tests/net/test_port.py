@@ -15,13 +15,18 @@ from twisted.logger import LogEvent
 from gateway.net.port import (
     LINGER_S,
     MAX_HEAD,
+    MAX_HEADERS,
+    MAX_REQUEST_LINE,
     Deadlines,
     SwitchFactory,
     hand_over,
     refusal,
     wants_websocket,
 )
+from gateway.net.site import Site
+from gateway.net.turnstile import Turnstile
 from gateway.testing import FakeClock
+from tests.net.web import Web
 from tests.net.wire import Fast, Wire, head, masked, pair, upgrade, websocket_factory
 
 
@@ -228,13 +233,17 @@ def test_one_timer_for_all() -> None:
     wires = []
     for _ in range(1000):
         wires.append(port.connect())
-        port.clock.advance(0.001)
+        port.clock.advance(0.002)
     assert len(port.clock.getDelayedCalls()) == 1
     assert port.factory.undecided == 1000
-    port.clock.advance(14.5)
+    port.clock.advance(14.0)
+    for _ in range(200):  # a few in each turn of the loop
+        port.clock.advance(0)
     assert 400 < port.factory.undecided < 600
     assert [("abort",) in wire.log for wire in (wires[0], wires[999])] == [True, False]
     port.clock.advance(1)
+    for _ in range(200):
+        port.clock.advance(0)
     assert port.factory.undecided == 0
     assert port.clock.getDelayedCalls() == []
 
@@ -372,3 +381,53 @@ def test_deadlines_are_isolated(
     assert expired == ["a", "b"]
     assert len(deadlines) == 0
     assert len(logged_failures) == 1
+
+
+def test_a_long_request_line_is_refused() -> None:
+    """A first line over 8 KiB is answered 414, on a first request; one of 8 KiB is taken."""
+    web = Web()
+    wire = web.connect()
+    wire.receive(head("/" + "x" * MAX_REQUEST_LINE))
+    assert wire.sent.startswith(b"HTTP/1.1 414 ")
+    fits = web.connect()
+    fits.receive(head("/" + "x" * (MAX_REQUEST_LINE - len("GET / HTTP/1.1"))))
+    assert fits.sent.startswith(b"HTTP/1.1 404 ")
+
+
+def test_many_headers_are_refused() -> None:
+    """Over 100 header lines are answered 431, for WebSockets too; 100 are taken."""
+    web = Web()
+    for build in (head, upgrade):
+        wire = web.connect()
+        wire.receive(build(**{f"X_{number}": "1" for number in range(MAX_HEADERS)}))
+        assert wire.sent.startswith(b"HTTP/1.1 431 ")
+    fits = web.connect()
+    fits.receive(head("/healthz", **{f"X_{number}": "1" for number in range(MAX_HEADERS - 1)}))
+    assert fits.sent.startswith(b"HTTP/1.1 200 ")
+    fits.receive(head("/healthz", **{f"X_{number}": "1" for number in range(MAX_HEADERS + 20)}))
+    assert b"HTTP/1.1 400 " in fits.sent, "on a connection that has served a request before"
+
+
+def test_the_time_in_line_is_not_the_peer_s() -> None:
+    """A head whose time is over while its peer stands in line has its time once more, and not for ever."""
+    web = Web()
+    wire = web.connect()
+    for again in (True, False):
+        web.clock.advance(14.999)
+        web.factory.turnstile._pay(1.0)
+        wire.receive(b"GET")
+        assert len(web.factory.turnstile) == 1
+        web.clock.advance(0.001)
+        assert (b" 408 " not in wire.sent) == again
+
+
+def test_strangers_of_a_gateway_share_one_turnstile() -> None:
+    """A port and its pages take the turnstile that they are given, though nobody stands in its lines."""
+    clock = FakeClock()
+    turnstile = Turnstile(clock)
+    site = Site(None, clock, turnstile=turnstile)  # type: ignore[arg-type]
+    factory = SwitchFactory(Takers(), site, clock, turnstile=turnstile)
+
+    assert len(turnstile) == 0
+    assert factory.turnstile is turnstile
+    assert site.turnstile is turnstile

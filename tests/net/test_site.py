@@ -193,3 +193,33 @@ def test_site_starts_no_timer(web: Web) -> None:
     web.factory.doStop()
     assert ("abort",) in wire.log
     assert web.clock.getDelayedCalls() == []
+
+
+def test_a_long_pipeline_is_cut(web: Web) -> None:
+    """Eight requests of one read are answered; nobody else waits while a hundred are worked off."""
+    wire = web.connect()
+    wire.receive(head("/healthz") * 100)
+    assert wire.sent.count(b" 200 OK\r\n") == 8
+    assert wire.sent.count(b"HTTP/1.1 429 ") == 1
+    patient = web.connect()
+    for _ in range(20):
+        patient.receive(head("/healthz") * 8)
+    assert patient.sent.count(b" 200 OK\r\n") == 160
+
+
+def test_requests_without_end_stand_in_line(web: Web) -> None:
+    """Who asks on and on is read in its turn, and forgotten when it goes; others are answered meanwhile."""
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    turnstile = web.site.turnstile
+    turnstile._pay(1.0)
+    wire.receive(head("/healthz"))
+    assert len(turnstile) == 1
+    assert wire.producerState == "paused"
+    web.clock.advance(1)
+    assert wire.producerState == "producing"
+    turnstile._pay(1.0)
+    wire.receive(head("/healthz"))
+    wire.lose()
+    assert len(turnstile) == 0
+    assert wire.sent.count(b" 200 OK\r\n") == 3

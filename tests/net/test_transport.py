@@ -16,7 +16,14 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from gateway.net.transport import PAUSE_ABOVE, SLICE, FastPort, FastServer, pending_bytes
+from gateway.net.transport import (
+    PAUSE_ABOVE,
+    SLICE,
+    FastPort,
+    FastServer,
+    pending_bytes,
+    trust,
+)
 
 
 class Kernel:
@@ -226,9 +233,14 @@ def test_pause_and_resume() -> None:
     assert producer.resumed == 1
 
 
-def test_a_read_is_not_smaller() -> None:
-    """The lower limit of sending leaves reads at 64 KiB."""
-    assert Link().transport.bufferSize == 65_536
+def test_a_stranger_is_read_in_small_pieces() -> None:
+    """Who is not known is read 4 KiB at once; the lower limit of sending leaves the others at 64 KiB."""
+    transport = Link().transport
+    assert transport.bufferSize == 4096
+
+    trust(transport)
+
+    assert transport.bufferSize == 65_536
 
 
 class Writer(Producer):

@@ -302,3 +302,49 @@ def test_a_refused_handshake_never_names_the_secret(gate: Gate, log: list[LogEve
     assert answer["error"]["details"]["code"] == "AUTH_TOKEN_MISMATCH"
     assert wrong not in client.wire.sent.decode("latin-1")
     assert not any(wrong in str(value) for event in log for value in event.values())
+
+
+def spend(gate: Gate) -> None:
+    """Let strangers have used up their time."""
+    gate.wiring.edge.turnstile._pay(1.0)
+
+
+def test_a_stranger_that_writes_on_stands_in_line(gate: Gate) -> None:
+    """Before its hello a client is read in its turn; once it is in it is read at once, as it comes."""
+    turnstile = gate.wiring.edge.turnstile
+    client = gate.open()
+    spend(gate)
+    client.wire.receive(b"\x81")
+    assert client.server in turnstile
+    assert client.wire.producerState == "paused"
+    gate.clock.advance(1)
+    assert client.wire.producerState == "producing"
+    spend(gate)
+    assert gate.join().call("health")["ok"]
+    assert len(turnstile) == 0
+
+
+def test_who_is_let_in_leaves_the_line(gate: Gate) -> None:
+    """A client that wrote more while the store was asked is read again with its hello."""
+    waiting = gate.stall_store()
+    client = gate.open()
+    client.raw(connect_frame(client, DEVICE))
+    spend(gate)
+    client.send(type="req", id="later", method="health")
+    assert client.server in gate.wiring.edge.turnstile
+    waiting[0]()
+    assert client.server not in gate.wiring.edge.turnstile
+    assert client.wire.producerState == "producing"
+
+
+def test_the_time_in_line_is_not_the_client_s(gate: Gate) -> None:
+    """Whose handshake is over time while it stands in line has its time once more, and not for ever."""
+    edge, client = gate.wiring.edge, gate.open()
+    for _ in range(2):
+        gate.clock.advance(14.999)
+        spend(gate)
+        client.wire.receive(b"\x81" if len(client.received()) else b"")
+        assert client.server in edge.turnstile
+        assert client.closed() is None
+        gate.clock.advance(0.001)
+    assert client.closed() == (1000, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gateway.net.callers import TRUSTED, UNKNOWN, bearer_of
 from gateway.net.http import make_root
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site
@@ -72,7 +73,7 @@ class Web:
         self.probes = FakeProbes()
         self.root = make_root(
             self.probes,
-            authorize=lambda bearer: bearer == TOKEN,
+            authorize=lambda request: TRUSTED if bearer_of(request) == TOKEN else UNKNOWN,
             exposition=lambda: b"gateway_up 1\n",
         )
         sockets = websocket_factory(Fast, self.clock, openHandshakeTimeout=0)

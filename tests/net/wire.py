@@ -59,7 +59,7 @@ def head(
     target: str = "/", method: str = "GET", version: str = "HTTP/1.1", **headers: str
 ) -> bytes:
     """Return a request head; header names are given with underscores."""
-    lines = [f"{method} {target} {version}", "Host: 127.0.0.1:18789"]
+    lines = [f"{method} {target} {version}", f"Host: {headers.pop('Host', '127.0.0.1:18789')}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 

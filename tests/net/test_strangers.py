@@ -1,0 +1,175 @@
+"""Connections that are not authenticated, counted from the first moment."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.config import Config, ServerConfig
+from gateway.limits import LimitsConfig
+from gateway.net.http import NotFound
+from gateway.net.port import FULL_LOG_S, SwitchFactory
+from gateway.net.site import Site
+from gateway.net.strangers import Strangers
+from gateway.testing import TOKEN
+from tests.net.gate import CLI, Gate, limited
+from tests.net.wire import Wire, head, masked, upgrade
+
+
+class Port:
+    """The port of a gateway in memory: what every connection comes through."""
+
+    def __init__(self, gate: Gate) -> None:
+        edge, sockets = gate.wiring.edge, gate.wiring.factory
+        self.clock = gate.clock
+        self.strangers = edge.strangers
+        site = Site(NotFound(), gate.clock, websocket=sockets, strangers=edge.strangers)
+        self.factory = SwitchFactory(sockets, site, gate.clock, strangers=edge.strangers)
+
+    def open(self, host: str = "192.0.2.7") -> Wire:
+        """Return the wire of a new connection that has sent nothing."""
+        wire = Wire(host)
+        wire.connect(self.factory.buildProtocol(wire.getPeer()))
+        return wire
+
+
+def refused(wire: Wire) -> bool:
+    return wire.sent.startswith(b"HTTP/1.1 503 ") and b"Too many unauthenticated" in wire.sent
+
+
+def test_addresses_are_counted_in_one_form() -> None:
+    """Neither another spelling nor another address of one host's network is another budget."""
+    strangers = Strangers(per_address=1, loopback=2)
+    members: list[Any] = [object() for _ in range(5)]
+    assert strangers.enter(members[0], "192.0.2.7")
+    assert not strangers.enter(members[1], "::ffff:192.0.2.7")
+    assert strangers.enter(members[2], "2001:db8::1")
+    assert not strangers.enter(members[3], "2001:db8::2")
+    assert strangers.enter(members[4], "2001:db8:0:1::1")
+
+
+def test_all_together_have_a_cap() -> None:
+    """Many addresses together have no more room than the total."""
+    strangers = Strangers(per_address=5, loopback=5, maximum=2)
+    members: list[Any] = [object() for _ in range(3)]
+    assert strangers.enter(members[0], "192.0.2.1")
+    assert strangers.enter(members[1], "192.0.2.2")
+    assert not strangers.enter(members[2], "192.0.2.3")
+    strangers.leave(members[0])
+    assert strangers.enter(members[2], "192.0.2.3")
+
+
+def test_who_sends_nothing_counts() -> None:
+    """Silent sockets take places, are refused beyond the cap, and give them back when they end."""
+    port = Port(limited(preauth_connections_per_address=2))
+    silent = [port.open(), port.open()]
+    third = port.open()
+    assert refused(third)
+    assert not refused(port.open("192.0.2.8"))
+    silent[0].lose()
+    last = port.open()
+    assert not refused(last)
+    port.clock.advance(15)
+    assert all(wire.disconnected for wire in (silent[1], last)), "their time is over"
+
+
+def test_a_connection_counts_once_while_its_protocol_changes() -> None:
+    """From the first byte to the end of the handshake it is one stranger, then none."""
+    gate = limited(preauth_connections_per_address=1)
+    port = Port(gate)
+    wire = port.open()
+    wire.receive(upgrade())
+    assert b"101" in wire.sent
+    assert len(port.strangers) == 1
+    assert refused(port.open())
+    wire.lose()
+    assert len(port.strangers) == 0
+    http = port.open()
+    http.receive(head("/nothing"))
+    assert b"404" in http.sent
+    assert len(port.strangers) == 1
+    http.receive(upgrade())
+    assert b"101" in http.sent
+    assert len(port.strangers) == 1
+    http.lose()
+    assert len(port.strangers) == 0
+
+
+def test_idle_http_connections_count_until_they_are_closed() -> None:
+    """Keep-alive is no way to have more sockets, and a place comes back when one is closed."""
+    port = Port(limited(preauth_connections_per_address=2))
+    idle = [port.open(), port.open()]
+    for wire in idle:
+        wire.receive(head("/nothing"))
+    assert refused(port.open())
+    port.clock.advance(31)
+    assert all(wire.disconnecting for wire in idle)
+    idle[0].lose()
+    assert not refused(port.open())
+
+
+def test_a_proxy_s_address_has_room_for_its_clients() -> None:
+    """Connections of a trusted proxy are counted by it as loopback is, and by client behind it."""
+    limits = LimitsConfig(preauth_connections_per_address=1, preauth_connections_loopback=3)
+    server = ServerConfig(trusted_proxies=["10.0.0.1"])
+    port = Port(Gate(config=Config(server=server, limits=limits)))
+    first, second, third = (port.open("10.0.0.1") for _ in range(3))
+    assert refused(port.open("10.0.0.1"))
+    first.receive(upgrade(X_Forwarded_For="192.0.2.7"))
+    second.receive(upgrade(X_Forwarded_For="192.0.2.7"))
+    third.receive(upgrade(X_Forwarded_For="192.0.2.8"))
+    assert [b"101" in wire.sent for wire in (first, second, third)] == [True, False, True]
+
+
+def test_a_full_house_is_logged_now_and_then(log: list[Any]) -> None:
+    """A flood is one line a minute."""
+    port = Port(limited(preauth_connections_per_address=1))
+    port.open()
+
+    def lines() -> int:
+        return sum("some are refused" in str(event.get("log_format")) for event in log)
+
+    for _ in range(50):
+        assert refused(port.open())
+    assert lines() == 1
+    port.clock.advance(10)
+    keep = port.open()
+    assert refused(keep)
+    port.clock.advance(FULL_LOG_S)
+    port.open()
+    assert refused(port.open())
+    assert lines() == 2
+
+
+def test_a_slow_client_still_gets_in() -> None:
+    """Who needs twelve seconds for its head and twelve more for its connect is let in: the twin."""
+    gate = Gate()
+    port = Port(gate)
+    wire = port.open()
+    data = upgrade()
+    for at in range(12):
+        gate.clock.advance(1)
+        wire.receive(data[at * 10 : at * 10 + 10])
+    wire.receive(data[120:])
+    assert b"101" in wire.sent
+    gate.clock.advance(12)
+    params = {"minProtocol": 4, "maxProtocol": 4, "client": CLI, "auth": {"token": TOKEN}}
+    request = {"type": "req", "id": "c", "method": "connect", "params": params}
+    wire.receive(masked(json.dumps(request).encode()))
+    assert b'"id":"c","ok":true' in wire.sent
+    assert len(port.strangers) == 0
+
+
+def test_an_http_connection_that_finds_no_room() -> None:
+    """Where the places go between the head and its request, the answer is the same 503."""
+    gate = Gate()
+    site = Site(NotFound(), gate.clock, strangers=Strangers(per_address=0, loopback=0))
+    factory = SwitchFactory(gate.wiring.factory, site, gate.clock)
+    wire = Wire()
+    wire.connect(factory.buildProtocol(wire.getPeer()))
+    wire.receive(head("/nothing"))
+    assert refused(wire)
+    assert b"404" not in wire.sent
+    wire.lose()
+    gate.clock.advance(60)
+    assert gate.clock.getDelayedCalls() == []
