@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields, replace
 
 from gateway import settings
+from gateway.core.nodecommands import COMMAND_NAME, MAX_COMMAND_CHARS
 from gateway.errors import ConfigError
 from gateway.limits import LimitsConfig, Seconds, Table
 from gateway.settings import FieldDoc, convert, find_secrets, one_line
@@ -27,6 +28,8 @@ T = TypeVar("T", bound="AgentConfig")
 
 _AGENT_ID = re.compile(r"[a-z0-9_][a-z0-9_-]{0,63}")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _SECRET_FILE_BYTES = 65_536
 
 
@@ -55,8 +58,12 @@ class ServerConfig(Table, frozen=True):
     """Addresses: HOST:PORT, or Twisted endpoint strings such as "unix:/run/gateway.sock"."""
     allowed_origins: list[str] = []
     """Origins of web pages that may connect beside the gateway's own: scheme://host[:port], or "*"."""
+    allowed_hosts: list[str] = []
+    """Names that local clients and web pages may call the gateway by, beside its machine's own."""
     trusted_proxies: list[str] = []
-    """Reserved for reverse proxies: until then a client with forwarding headers counts as remote."""
+    """Addresses or networks of reverse proxies whose headers tell where a client comes from."""
+    proxy_header: Literal["x-forwarded-for", "forwarded", "x-real-ip"] = "x-forwarded-for"
+    """The header in which they tell it; they must overwrite or extend what a client sends in it."""
     workspace_roots: list[str] = []
     """Where clients may put agents' workspaces, beside workspace/ in the state directory."""
 
@@ -64,6 +71,9 @@ class ServerConfig(Table, frozen=True):
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f'allowed_origins: "{origin}" is not scheme://host[:port] or "*"')
+        for host in self.allowed_hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f'allowed_hosts: "{host}" is not a name (without port)')
         for proxy in self.trusted_proxies:
             try:
                 ipaddress.ip_network(proxy, strict=False)
@@ -77,17 +87,55 @@ class AuthConfig(Table, frozen=True):
     """How those who connect prove that they may."""
 
     mode: Literal["none", "token", "password", "trusted-proxy"] = "token"
-    """The proof asked for: none, token or password (trusted-proxy is reserved and refused)."""
+    """The proof asked for: none, token, password, or trusted-proxy (the proxy says who it is)."""
     token: Secret | None = None
     """The shared token of mode "token"; without it one is made in the state directory."""
     password: Secret | None = None
-    """The shared password of mode "password"."""
+    """The shared password of mode "password", or its hash as "gatewayctl hash-password" prints it."""
+    user_header: str = "x-forwarded-user"
+    """With mode "trusted-proxy": the header in which the proxy says who it is."""
+    required_headers: list[str] = []
+    """With mode "trusted-proxy": headers that the proxy must have set as well."""
+    allow_users: list[str] = []
+    """With mode "trusted-proxy": who may connect; empty means everybody whom the proxy names."""
+    allow_loopback_proxy: bool = False
+    """With mode "trusted-proxy": whether a proxy on this machine is believed too."""
+    allow_unauthenticated: bool = False
+    """Whether mode "none" may listen where others than this machine can connect: everybody is let in."""
 
     def __post_init__(self) -> None:
-        if self.mode == "trusted-proxy":
-            raise ValueError('mode "trusted-proxy" is not available yet; use token or password')
+        for name in (self.user_header, *self.required_headers):
+            if not _HEADER.fullmatch(name):
+                raise ValueError(f'"{name}" is not the name of a header')
         if self.mode == "password" and self.password is None:
             raise ValueError('mode "password" needs the key "password"')
+
+
+class PairingConfig(Table, frozen=True):
+    """How devices come to be paired."""
+
+    silent_local: bool = True
+    """Whether clients of this machine that have the shared credential are paired without asking anyone."""
+
+
+class NodesConfig(Table, frozen=True):
+    """What nodes may be asked to do, beside the commands of their platform."""
+
+    allow_commands: list[str] = []
+    """Commands of nodes that are allowed beyond those of their platform, each by its whole name."""
+    deny_commands: list[str] = []
+    """Commands of nodes that are not allowed, whatever allows them."""
+
+    def __post_init__(self) -> None:
+        for key, names in (
+            ("allow_commands", self.allow_commands),
+            ("deny_commands", self.deny_commands),
+        ):
+            for name in names:
+                if len(name) > MAX_COMMAND_CHARS or not COMMAND_NAME.fullmatch(name):
+                    raise ValueError(
+                        f'{key}: "{name}" is not the name of a command; there are no patterns'
+                    )
 
 
 class StoreConfig(Table, frozen=True):
@@ -137,10 +185,16 @@ class Config(Table, frozen=True):
 
     server: ServerConfig = ServerConfig()
     auth: AuthConfig = AuthConfig()
+    pairing: PairingConfig = PairingConfig()
     agents: dict[str, dict[str, Any]] = msgspec.field(default_factory=_default_agents)
     """Raw tables by agent id; each is decoded by its backend's own type, see decode_agent."""
     store: StoreConfig = StoreConfig()
+    nodes: NodesConfig = NodesConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    def __post_init__(self) -> None:
+        if self.auth.mode == "trusted-proxy" and not self.server.trusted_proxies:
+            raise ValueError('auth.mode "trusted-proxy" needs server.trusted_proxies')
 
 
 class LoadedConfig(NamedTuple):

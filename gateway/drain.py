@@ -93,6 +93,7 @@ class Drain:
             await self._step(listener.spec, self._ends_at, listener.stopListening)
         services = self._wiring.services
         services.runs.refuse()
+        services.invocations.refuse()
         self._close(each for each in self._wiring.factory.open_connections if not each.context)
         services.hub.broadcast(shutdown_event(self._order))
         ending = Deferred.fromCoroutine(self._step("runs", self._ends_at, self._end_runs))
@@ -122,10 +123,13 @@ class Drain:
     # -- runs
 
     async def _end_runs(self) -> None:
-        """Let the runs finish, then end those that are left; their agents stop meanwhile."""
+        """Let runs and commands of nodes finish, then end what is left; the agents stop meanwhile."""
         services = self._wiring.services
-        while services.runs.unfinished and self._clock.seconds() < self._runs_until:
+        while (
+            services.runs.unfinished or services.invocations
+        ) and self._clock.seconds() < self._runs_until:
             await self._pause()
+        services.invocations.stop()
         patience = max(LEAST_S, self._graceful_until - self._clock.seconds())
         ending = Deferred.fromCoroutine(stop_runs(services.runs, patience))
         # The runs are aborted by now: what a stubborn agent takes must not add to what the store takes.

@@ -194,6 +194,10 @@ class TailResult(NamedTuple):
     reset: bool
     skipped_bytes: int
 
+    def payload(self) -> dict[str, Any]:
+        """Return what clients of both versions are told."""
+        return {name: value for name, value in self._asdict().items() if name != "skipped_bytes"}
+
 
 def tail(
     directory: Path, cursor: int | None = None, limit: int = 500, max_bytes: int = 250_000

@@ -77,6 +77,8 @@ class Metrics:
         self._connections = gauge("connections", "Open connections.", "role", "protocol")
         self._closed = counter("connections_closed", "Connections by why they ended.", "cause")
         self._refused = counter("handshakes_refused", "Refused handshakes.", "cause")
+        self._auth_failures = counter("auth_failures", "Wrong credentials.", "kind")
+        self._auth_locks = counter("auth_locks", "Sources of too many wrong credentials.", "source")
         self._dropped = counter("outbox_dropped", "Frames lost to slow clients.", "class")
         self._requests = counter("requests", "Requests answered.", "method", "outcome")
         self._runs = counter("runs", "Runs ended.", "outcome")
@@ -87,6 +89,12 @@ class Metrics:
         self._log_reads = counter("log_reads", "Positions in logs of runs answered.", "status")
         self._approvals = counter("approvals", "Approvals by how they ended.", "outcome")
         self._approvals_pending = gauge("approvals_pending", "Approvals that wait for an answer.")
+        self._invocations = counter(
+            "node_invocations", "Commands of nodes by how they ended.", "end"
+        )
+        self._invocations_pending = gauge(
+            "node_invocations_pending", "Commands of nodes that wait for their answer."
+        )
         self._retention = counter("retention_removed", "What the retention policy removed.", "what")
         self._loop_lag = gauge(
             "loop_lag_seconds", "How late the loop was in the last minute.", "stat"
@@ -113,6 +121,14 @@ class Metrics:
     def handshake_refused(self, cause: str) -> None:
         """Count a refused handshake by its close cause."""
         self._refused.add(1, cause)
+
+    def auth_failed(self, kind: str) -> None:
+        """Count a wrong credential by its kind."""
+        self._auth_failures.add(1, kind)
+
+    def auth_locked(self, source: str) -> None:
+        """Count a source that showed too many: address, origin, or loopback (which is slowed down)."""
+        self._auth_locks.add(1, source)
 
     def outbox_dropped(self, delivery_class: str, count: int = 1) -> None:
         """Count frames that a client did not get as they were: must, latest or droppable."""
@@ -154,6 +170,14 @@ class Metrics:
     def approval_ended(self, outcome: str) -> None:
         """Count an approval by its decision, or by why there is none."""
         self._approvals.add(1, outcome)
+
+    def invocations_pending(self, count: int) -> None:
+        """Say how many commands of nodes wait for their answer."""
+        self._invocations_pending.set(count)
+
+    def invocation_ended(self, end: str) -> None:
+        """Count a command of a node by how it ended."""
+        self._invocations.add(1, end)
 
     def log_read(self, status: str) -> None:
         """Count an answer to a position in a run's log: up-to-date, replay, gap or unknown."""

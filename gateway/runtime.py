@@ -9,9 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from gateway.interfaces import IClock, IEntropy
@@ -81,12 +79,3 @@ class SystemEntropy:
     def fraction(self) -> float:
         """Return a number in [0, 1)."""
         return secrets.randbits(53) / (1 << 53)
-
-
-def in_thread(reactor: Any) -> Callable[..., Deferred[Any]]:
-    """Return what runs a function in a thread of the reactor's pool."""
-
-    def run(function: Callable[..., Any], /, *args: Any) -> Deferred[Any]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), function, *args)
-
-    return run

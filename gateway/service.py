@@ -25,19 +25,24 @@ from twisted.python.failure import Failure
 
 from gateway import __version__, logfile
 from gateway.app.operations import ConfigView, Operations
-from gateway.app.periodic import Pruner
+from gateway.app.periodic import Periodic, Pruner
+from gateway.app.threads import in_thread
 from gateway.backends import AgentMaker, ConfiguredAgents
-from gateway.config import LoadedConfig, resolve_secret
-from gateway.core.access import is_loopback, same_secret
+from gateway.config import LoadedConfig
+from gateway.core.credentials import is_hash
 from gateway.drain import Shutdown
 from gateway.errors import StartError, StoreError
+from gateway.exposure import far_warning, open_door_warnings, own_url
 from gateway.interfaces import IClock, IEntropy
 from gateway.logfile import LogFile, Redactor
+from gateway.net.callers import Callers
+from gateway.net.certificates import look_at_certificates
 from gateway.net.http import make_root
 from gateway.net.listen import Listener, listen
 from gateway.net.port import SwitchFactory
 from gateway.net.site import Site
-from gateway.runtime import in_thread, keep_for_good
+from gateway.runtime import keep_for_good
+from gateway.sharedsecret import LOOK_S, SecretWatch, SharedSecret
 from gateway.statedir import StateDirectory
 from gateway.store.sqlite import url_of
 from gateway.store.store import SQLStore
@@ -75,8 +80,6 @@ class GatewayService(Service):
         self.state = state
         self._loaded = loaded
         self._listen_specs = tuple(listen_specs)
-        self._token_file = token_file
-        self._environ = environ
         self._redactor = Redactor()
         self._log_file: LogFile | None = None
         self._listeners: list[Listener] = []
@@ -110,7 +113,14 @@ class GatewayService(Service):
         self.shutdown = Shutdown(self.wiring, reactor.stop)
         self.watchdog = self._make_watchdog(turns)
         path = loaded.path
-        self._base_dir = path.absolute().parent if path is not None else Path.cwd()
+        self.secret = SharedSecret(
+            self.config.auth,
+            state,
+            token_file=token_file,
+            environ=environ,
+            base_dir=path.absolute().parent if path is not None else Path.cwd(),
+            entropy=entropy,
+        )
         self.port = self._make_port()
 
     def _make_watchdog(self, turns: Turns | None) -> Watchdog:
@@ -123,12 +133,24 @@ class GatewayService(Service):
         )
 
     def _make_port(self) -> SwitchFactory:
-        root = make_root(self, authorize=self._authorized, exposition=self._exposition)
+        edge = self.wiring.edge
+        callers, strangers, turnstile = Callers(edge), edge.strangers, edge.turnstile
+        root = make_root(self, authorize=callers.authorize, exposition=self._exposition)
+        site = Site(
+            root,
+            self.clock,
+            websocket=self.wiring.factory,
+            strangers=strangers,
+            turnstile=turnstile,
+            misdirected=callers.misdirected,
+        )
         return SwitchFactory(
             self.wiring.factory,
-            Site(root, self.clock, websocket=self.wiring.factory),
+            site,
             self.clock,
             head_timeout=self.config.limits.handshake_timeout_s,
+            strangers=strangers,
+            turnstile=turnstile,
         )
 
     @property
@@ -203,7 +225,7 @@ class GatewayService(Service):
     def _sign_locks(self) -> None:
         """After a fork, put this process's id in the place of its parent's. Raises StartError."""
         self.state.lock(self.clock)
-        self.state.announce(self.urls[0])
+        self.state.announce(own_url(self._listeners))
         for listener in self._listeners:
             lock = getattr(listener.port, "lockFile", None)  # that of a Unix socket
             if lock is not None:
@@ -230,20 +252,27 @@ class GatewayService(Service):
             max_bytes=limits.log_file_bytes,
         )
         self._log_file.install(globalLogPublisher)
-        secret, source, more = self._shared_secret()
-        for warning in (*warnings, *more):
+        with self._naming_the_file("auth"):
+            shared = self.secret.load()
+        for warning in (*warnings, *shared.warnings):
             self._log.warn("{warning}", warning=warning)
-        if secret is not None:
-            self._redactor.add(secret)
-        self._secret_source = source
-        self.wiring.edge.policy = self.wiring.door(secret)
+        self._secret_source = shared.source
+        self._take_secret(shared.value)
+        if self.secret.file is not None:
+            watch = SecretWatch(self.secret, shared.value, self._secret_changed, self._in_thread)
+            self.wiring.beats += (Periodic("secret", self.clock, LOOK_S, watch.look),)
         with self._naming_the_file("store"):
             self.store.open()
         with self._naming_the_file("server", "listen", list(self._listen_specs)):
+            for warning in look_at_certificates(self._listen_specs, self.clock.now_ms()):
+                self._log.warn("{warning}", warning=warning)
             self._listeners = listen(self._listen_specs, self.port, self.reactor)
         with self._naming_the_file("auth"):
-            self._refuse_open_door()
-        self.state.announce(self.urls[0])
+            for warning in open_door_warnings(self.config, self._listeners):
+                self._log.error("{warning}", warning=warning)
+        if (far := far_warning(self._listeners)) is not None:
+            self._log.warn("{warning}", warning=far)
+        self.state.announce(own_url(self._listeners))
 
     def _let_go(self) -> None:
         """Give up what the process holds beside its ports."""
@@ -263,36 +292,16 @@ class GatewayService(Service):
                 raise
             raise StartError(f"{self._loaded.path}: {error}") from error
 
-    def _refuse_open_door(self) -> None:
-        """Stay closed where anybody on the network could come in. Raises StartError."""
-        if self.config.auth.mode != "none":
-            return
-        for listener in self._listeners:
-            host = getattr(listener.port.getHost(), "host", "127.0.0.1")
-            if not is_loopback(host):
-                for each in self._listeners:
-                    each.stopListening()
-                raise StartError(
-                    f'{listener.spec}: auth.mode "none" is for loopback addresses only; '
-                    "set a token or listen on 127.0.0.1 (server.listen)"
-                )
+    def _take_secret(self, value: str | None) -> None:
+        """Ask for this secret from now on."""
+        if value is not None and not is_hash(value):
+            self._redactor.add(value)
+        self.wiring.edge.policy = self.wiring.door(value)
 
-    def _shared_secret(self) -> tuple[str | None, str, tuple[str, ...]]:
-        """Return the secret clients share, where it lies, and warnings. Raises StartError."""
-        auth, environ, base = self.config.auth, self._environ, self._base_dir
-        if auth.mode == "none":
-            return None, "none is asked for (auth.mode)", ()
-        if auth.mode == "password":
-            assert auth.password is not None
-            with self._naming_the_file("auth"):
-                value = resolve_secret(auth.password, environ, base, key="auth.password")
-            return value, "auth.password of the configuration", ()
-        configured = auth.token
-        if configured is not None and self._token_file is None and not environ.get("GATEWAY_TOKEN"):
-            with self._naming_the_file("auth"):
-                configured = resolve_secret(configured, environ, base, key="auth.token")
-        token = self.state.load_token(self._token_file, environ, configured, base, self.entropy)
-        return token.value, token.source, token.warnings
+    def _secret_changed(self, value: str) -> None:
+        """Ask for another secret, and close what came in by the one before."""
+        self._take_secret(value)
+        self.services.revocations.shared(self.config.auth.mode)
 
     def startService(self) -> None:
         """Start everything that needs the reactor. Raises SystemExit with one line."""
@@ -370,7 +379,7 @@ class GatewayService(Service):
         self, cursor: int | None, limit: int, max_bytes: int
     ) -> Deferred[dict[str, Any]]:
         args = self.state.logs, cursor, limit, max_bytes
-        return self._in_thread(logfile.tail, *args).addCallback(_tail_payload)
+        return self._in_thread(logfile.tail, *args).addCallback(logfile.TailResult.payload)
 
     def _exposition(self) -> bytes:
         metrics = self.wiring.metrics
@@ -379,16 +388,6 @@ class GatewayService(Service):
         metrics.timers(len(self.clock.getDelayedCalls()))
         metrics.loop_lag(*self.watchdog.lag())
         return metrics.render()
-
-    def _authorized(self, bearer: str | None) -> bool:
-        auth = self.wiring.edge.policy.auth
-        if auth.mode == "none":
-            return True
-        return bearer is not None and auth.secret is not None and same_secret(bearer, auth.secret)
-
-
-def _tail_payload(result: logfile.TailResult) -> dict[str, Any]:
-    return {name: value for name, value in result._asdict().items() if name != "skipped_bytes"}
 
 
 def make_gateway(gateway: GatewayService) -> MultiService:

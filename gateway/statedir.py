@@ -180,6 +180,18 @@ class StateDirectory:
                 raise StartError(f"token {self.token}: {error.strerror}") from error
         return self.read_token()
 
+    def rotate_token(self, entropy: IEntropy) -> str:
+        """Put another token in the place of the directory's own, and return it. Raises StartError.
+
+        A gateway that runs takes it within five seconds.
+        """
+        value = urlsafe_b64encode(entropy.token_bytes(_TOKEN_BYTES)).rstrip(b"=")
+        try:
+            _create(self.token, value + b"\n", entropy, replace=True)
+        except OSError as error:
+            raise StartError(f"token {self.token}: {error.strerror}") from error
+        return value.decode()
+
     def read_token(self) -> Token:
         """Read the directory's own token, and close its file to others. Raises StartError."""
         try:
@@ -234,8 +246,11 @@ def _private_directory(path: Path) -> str:
     return f"state directory {path} was open to others (mode {mode:04o}): it is 0700 now"
 
 
-def _create(path: Path, content: bytes, entropy: IEntropy) -> None:
-    """Write a private file that is either there as a whole or not at all; an existing one stays."""
+def _create(path: Path, content: bytes, entropy: IEntropy, *, replace: bool = False) -> None:
+    """Write a private file that is either there as a whole or not at all; an existing one stays.
+
+    With ``replace`` it is the existing one that goes.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     partial = path.with_name(f".{path.name}.{entropy.token_bytes(8).hex()}")
     descriptor = os.open(partial, flags, 0o600)
@@ -244,10 +259,13 @@ def _create(path: Path, content: bytes, entropy: IEntropy) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(descriptor)
-        with suppress(FileExistsError):  # another gateway was first: its token holds
-            os.link(partial, path)
+        if replace:
+            partial.replace(path)
+        else:
+            with suppress(FileExistsError):  # another gateway was first: its token holds
+                os.link(partial, path)
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

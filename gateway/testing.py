@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -19,6 +19,7 @@ from gateway.app.operations import ConfigView, Operations
 from gateway.config import Config
 from gateway.core.sessionkey import SessionKeyPolicy
 from gateway.interfaces import BackendEnvironment, IAgentBackend, IClock, IEntropy, IStore
+from gateway.store import sqlite
 from gateway.store.store import SQLStore
 from gateway.wiring import Wiring
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 TOKEN = "token-of-the-test-gateway"
 """The shared token of a gateway made by :func:`memory_gateway`."""
+
+_COMPILED: Final = sqlite.make_compiled()
 
 
 @implementer(IClock)
@@ -91,7 +94,9 @@ def environment(clock: IClock, agent_id: str = "main", **parts: Any) -> BackendE
 
 def memory_store(clock: IClock) -> SQLStore:
     """Return an open store in memory, which answers at once."""
-    store = SQLStore("sqlite://", clock=clock, call_from_thread=_here, threads=False)
+    store = SQLStore(
+        "sqlite://", clock=clock, call_from_thread=_here, threads=False, compiled=_COMPILED
+    )
     store.open()
     return store
 

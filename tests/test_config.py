@@ -115,8 +115,14 @@ def test_no_agents(tmp_path: Path) -> None:
     [
         ("[server]\nlisen = []", 'server.lisen: unknown key (did you mean "listen"?)'),
         ("[sever]\n", 'sever: unknown key (did you mean "server"?)'),
-        ("zzz = 1", "zzz: unknown key (known: server, auth, agents, store, limits)"),
-        ('"a\\nb" = 1', "a\\nb: unknown key (known: server, auth, agents, store, limits)"),
+        (
+            "zzz = 1",
+            "zzz: unknown key (known: server, auth, pairing, agents, store, nodes, limits)",
+        ),
+        (
+            '"a\\nb" = 1',
+            "a\\nb: unknown key (known: server, auth, pairing, agents, store, nodes, limits)",
+        ),
         ("server = 1", "server: expected object, got int"),
         ("[server]\nlisten = 'a:1'", "server.listen: expected array, got str"),
         ("[server]\nlisten = ['a:1', 2]", "server.listen[1]: expected str, got int"),
@@ -135,7 +141,7 @@ def test_no_agents(tmp_path: Path) -> None:
         ),
         (
             "[auth]\nmode = 'trusted-proxy'",
-            'auth: mode "trusted-proxy" is not available yet; use token or password',
+            'auth.mode "trusted-proxy" needs server.trusted_proxies',
         ),
         ("[auth]\nmode = 'password'", 'auth: mode "password" needs the key "password"'),
         ("[auth]\ntoken = { env = 'A', file = 'b' }", "auth.token: give exactly one of"),

@@ -73,6 +73,7 @@ def test_everything_is_rendered() -> None:
         "gateway_ends_dropped_total": 1,
         "gateway_store_failing": 1,
         "gateway_timers": 7,
+        "gateway_node_invocations_pending": 0,
         "gateway_loop_held_total{cause=callback}": 1,
         "gateway_registry_size{registry=runs}": 8,
         "gateway_registry_swept_total{registry=runs}": 3,

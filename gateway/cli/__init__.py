@@ -19,9 +19,16 @@ from gateway.cli.approvals import approvals
 from gateway.cli.call import call, methods
 from gateway.cli.chat import chat
 from gateway.cli.common import Flags, Interrupted, connection_options
+from gateway.cli.devices import devices
 from gateway.cli.inspect import connections, runs, why
 from gateway.cli.local import config, token
 from gateway.cli.maintenance import backup, drain, restore
+from gateway.cli.nodepairing import COMMANDS as NODE_PAIRING
+from gateway.cli.nodes import nodes
+from gateway.cli.pair import pair
+from gateway.cli.policy import policy
+from gateway.cli.secrets import hash_password, secret
+from gateway.cli.security import security
 
 
 class _Group(click.Group):
@@ -56,14 +63,25 @@ for _command in (
     chat,
     config,
     connections,
+    devices,
     drain,
+    hash_password,
     methods,
+    nodes,
+    pair,
     restore,
     runs,
+    secret,
+    security,
     token,
     why,
 ):
     cli.add_command(_command)
+approvals.add_command(policy)
+
+
+for _command in NODE_PAIRING:
+    nodes.add_command(_command)
 
 
 def main() -> None:

@@ -38,6 +38,8 @@ _ANSWERS: Final = {
 def approvals(flags: Flags, raw: bool) -> None:
     """List what agents and clients ask, or answer it: "approve ID", "deny ID", "watch".
 
+    "policy" says what need not be asked.
+
     The beginning of an ID is enough, where it fits one question.
     """
     context = click.get_current_context()
@@ -56,7 +58,11 @@ def list_(flags: Flags, raw: bool) -> None:
 
 @approvals.command()
 @click.argument("approval_id", metavar="ID")
-@click.option("--always", is_flag=True, help="For what is alike, as long as the agent remembers.")
+@click.option(
+    "--always",
+    is_flag=True,
+    help="For exactly this command from now on, or what the agent calls alike in its session.",
+)
 @connecting
 def approve(flags: Flags, approval_id: str, always: bool) -> None:
     """Allow what is asked, once or with --always."""

@@ -20,6 +20,7 @@ class RequestError(click.ClickException):
 
     def __init__(self, code: str, message: str, details: Any) -> None:
         super().__init__(message)
+        self.details = details
         self._shape = {"code": code, "message": message, "details": details}
 
     def show(self, file: IO[Any] | None = None) -> None:

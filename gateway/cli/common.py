@@ -19,6 +19,7 @@ class Flags:
     token: str | None = field(default=None, repr=False)
     token_file: str | None = None
     state_dir: str | None = None
+    identity: str | None = None
 
     def over(self, other: Flags) -> Flags:
         """Return these options, completed by others. A token and a token file exclude each other."""
@@ -28,6 +29,7 @@ class Flags:
             credential.token,
             credential.token_file,
             self.state_dir or other.state_dir,
+            self.identity or other.identity,
         )
 
 
@@ -98,6 +100,12 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="DIR",
             help="State directory of the gateway on this host. [env: GATEWAY_STATE_DIR]",
         ),
+        click.option(
+            "--identity",
+            metavar="FILE",
+            help="Device key that this command is known by at gateways elsewhere; made if there is none."
+            " [env: GATEWAY_IDENTITY]",
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -117,9 +125,10 @@ def connecting(function: Callable[..., Any]) -> Callable[..., Any]:
         token: str | None,
         token_file: str | None,
         state_dir: str | None,
+        identity: str | None,
         **rest: Any,
     ) -> Any:
-        given = Flags(url, token, token_file, state_dir)
+        given = Flags(url, token, token_file, state_dir, identity)
         outer = ctx.find_object(Flags) or Flags()
         return function(given.over(outer), **rest)
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from gateway.cli.tables import one_line, size, span
+from gateway.core.catalogue import CATALOGUE
 from gateway.core.causes import EXPLANATIONS, Explanation
 from gateway.errors import CloseCause
 
@@ -73,7 +74,20 @@ def connection(row: Mapping[str, Any], now_ms: int) -> str:
     remedy = known.remedy.replace("CONN", str(row["connId"]))
     said = f", “{one_line(row['reason'])}”" if row.get("reason") else ""
     title = f"Connection {row['connId']} ended: {cause} (code {row.get('code')}{said})."
-    return _text(title, [known.meaning, f"What to do: {remedy}"], _facts(row, now_ms))
+    sentences = [known.meaning, f"What to do: {remedy}", *_advice(str(row.get("reason")))]
+    return _text(title, sentences, _facts(row, now_ms))
+
+
+def _advice(reason: str) -> list[str]:
+    """Return what mends a refusal, which a close reason has no room for."""
+    said = reason.removeprefix("unauthorized: ")
+    found = (
+        advice.mend
+        for advice in CATALOGUE.values()
+        if advice.told and advice.says and said.startswith(advice.says.rstrip(": …"))
+    )
+    mend = next(found, "")
+    return [f"It was refused, and told: {mend}."] if mend else []
 
 
 def run(row: Mapping[str, Any], now_ms: int) -> str:

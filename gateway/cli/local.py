@@ -1,4 +1,4 @@
-"""Commands that need no gateway: ``token`` and ``config``."""
+"""Commands that need no gateway, ``token`` and ``config``; tokens of devices are the gateway's to change."""
 
 from __future__ import annotations
 
@@ -8,13 +8,28 @@ from pathlib import Path
 import click
 
 from gateway.cli.common import Failure, Flags, connecting
+from gateway.cli.devices import revoke, rotate
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--show", is_flag=True, help="Print the token itself.")
 @connecting
 def token(flags: Flags, show: bool) -> None:
-    """Print where the token of the gateway on this host lies; with --show, the token."""
+    """Print where the token of the gateway on this host lies; with --show, the token.
+
+    "rotate DEVICE ROLE" and "revoke DEVICE ROLE" are for the tokens of paired devices.
+    """
+    context = click.get_current_context()
+    context.obj = flags
+    if context.invoked_subcommand is None:
+        _own_token(flags, show)
+
+
+token.add_command(rotate)
+token.add_command(revoke)
+
+
+def _own_token(flags: Flags, show: bool) -> None:
     from gateway.cli.where import local_token
     from gateway.errors import StartError
 
@@ -23,8 +38,10 @@ def token(flags: Flags, show: bool) -> None:
     except StartError as error:
         raise Failure(str(error)) from None
     if found is None:
-        raise Failure("the configuration asks for no token (auth.mode is none)")
-    if found.value is None:
+        raise Failure("the configuration asks for no token (auth.mode)")
+    if found.hashed and show:
+        raise Failure(f"{found.source}: only the hash is kept; whoever chose it knows the password")
+    if found.value is None and not found.hashed:
         raise Failure(f"no token at {found.source} yet: the gateway makes one when it first starts")
     click.echo(found.value if show else found.source)
 

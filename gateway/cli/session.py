@@ -10,19 +10,22 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
+from socket import gethostname
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from msgspec.structs import replace as replace_facts
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure as TwistedFailure
 
 from gateway.cli.common import Flags, NobodyListens, Unreachable
-from gateway.cli.where import Target, resolve
+from gateway.cli.identity import FileTokens, identity_path, load_identity
+from gateway.cli.where import Target, is_loopback, resolve
 from gateway.client import (
     OPERATOR_SCOPES,
     ClientError,
@@ -35,10 +38,12 @@ from gateway.client import (
     client_info,
 )
 from gateway.client.actions import Event, Notice
-from gateway.client.errors import CONNECTION_REFUSED
+from gateway.client.errors import CONNECTION_REFUSED, InvalidUrl
 from gateway.client.feed import Feed
+from gateway.client.options import parse_url
 from gateway.client.run import Run
 from gateway.client.twisted import Client, connect
+from gateway.core.setupcode import looks_like_setup_code
 from gateway.runtime import use_steady_time
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ ABORT_TIMEOUT_S = 5.0
 SIGNAL_LATENCY_S = 0.25
 
 _NO_TOKEN = "no token was sent: give --token-file, or set GATEWAY_TOKEN"  # noqa: S105 - a sentence
+_SETUP_CODE = "what was given as the token is a setup code: gatewayctl pair --use CODE"
 
 
 class Loop:
@@ -271,6 +277,36 @@ def session(flags: Flags, caps: tuple[str, ...] = ()) -> Iterator[Session]:
         scopes=OPERATOR_SCOPES,
         caps=caps,
     )
+    with connected(target, with_device(options, flags, target)) as open_session:
+        yield open_session
+
+
+def with_device(options: ClientOptions, flags: Flags, target: Target) -> ClientOptions:
+    """Return the options with this command line's device, where the gateway is elsewhere.
+
+    On the gateway's own host no device is needed, so that none is shown unless it was named. Without
+    another credential it is the device's token that counts, for the scopes that it was given for.
+    Raises Failure.
+    """
+    named = flags.url or os.environ.get("GATEWAY_URL")
+    try:
+        near = named is None or is_loopback(parse_url(target.url).host)
+    except InvalidUrl:
+        return options
+    if near and flags.identity is None:
+        return options
+    path = identity_path(flags, os.environ)
+    device, tokens = load_identity(path), FileTokens.beside(path, target.url)
+    kept = tokens.kept(device.device_id, options.role.value)
+    alone = options.credentials == Credentials()
+    tokens.scopes = kept.scopes if alone and kept is not None else options.scopes
+    client = replace_facts(options.client, display_name=gethostname())
+    return replace(options, client=client, device=device, tokens=tokens, scopes=tokens.scopes)
+
+
+@contextmanager
+def connected(target: Target, options: ClientOptions) -> Iterator[Session]:
+    """Connect as it is said, for the length of a ``with`` block. Raises Unreachable."""
     with Loop() as loop:
 
         async def open_client() -> Client:
@@ -302,5 +338,20 @@ def unreachable(error: ClientError, target: Target) -> Unreachable:
         return NobodyListens(str(error)) if refused else Unreachable(str(error))
     code = error.detail_code or error.code or ""
     text = f"refused by {target.url}: {error.message}" + (f" ({code})" if code else "")
+    remedy = _remedy(error, code, target)
+    return Unreachable(f"{text}: {remedy}" if remedy else text)
+
+
+def _remedy(error: ConnectRefused, code: str, target: Target) -> str | None:
+    """Return what to do about a refusal, where that is more than its text says."""
+    if target.token is not None and looks_like_setup_code(target.token):
+        return _SETUP_CODE
+    if code == "PAIRING_REQUIRED":
+        details = error.details if isinstance(error.details, Mapping) else {}
+        return f"run on the gateway's host: gatewayctl devices approve {details.get('requestId')}"
+    if code in ("AUTH_DEVICE_TOKEN_MISMATCH", "AUTH_SCOPE_MISMATCH"):
+        return "give the shared token once more (--token-file), or pair anew: gatewayctl pair --use CODE"
+    if code == "AUTH_BOOTSTRAP_TOKEN_INVALID":
+        return None  # a setup code was shown, and the text says where another one is made
     wants_one = code.startswith("AUTH_") or code == "DEVICE_IDENTITY_REQUIRED"
-    return Unreachable(f"{text}: {_NO_TOKEN}" if wants_one and target.token is None else text)
+    return _NO_TOKEN if wants_one and target.token is None else None

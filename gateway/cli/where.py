@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.common import Flags, Unreachable
 from gateway.config import Config, SecretRef, load, resolve_secret
+from gateway.core.credentials import is_hash
 from gateway.errors import StartError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class TokenSource:
 
     source: str
     value: str | None = field(repr=False)
+    hashed: bool = False
+    """Whether only the hash of a password lies there."""
 
 
 def resolve(flags: Flags, environ: Mapping[str, str]) -> Target:
@@ -91,12 +94,15 @@ def _given_token(flags: Flags, environ: Mapping[str, str]) -> TokenSource | None
 def _own_token(
     flags: Flags, environ: Mapping[str, str], config: Config, base_dir: Path
 ) -> TokenSource | None:
-    if config.auth.mode == "none":
+    if config.auth.mode in ("none", "trusted-proxy"):
         return None
     secret = config.auth.password if config.auth.mode == "password" else config.auth.token
     if secret is not None:
         value = _read(secret, environ, base_dir)
-        return TokenSource(_source(secret, base_dir, config.auth.mode), value)
+        source = _source(secret, base_dir, config.auth.mode)
+        return (
+            TokenSource(source, None, hashed=True) if is_hash(value) else TokenSource(source, value)
+        )
     state = state_directory(flags, environ)
     return TokenSource(str(state.token), state.read_token().value if state.token.exists() else None)
 

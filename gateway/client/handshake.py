@@ -32,7 +32,12 @@ def connect_params(options: ClientOptions, nonce: str, signed_at_ms: int | None)
     if options.commands:
         params["commands"] = list(options.commands)
     given = options.credentials
-    auth = {"token": given.token, "password": given.password, "deviceToken": given.device_token}
+    auth = {
+        "token": given.token,
+        "password": given.password,
+        "deviceToken": given.device_token,
+        "bootstrapToken": given.bootstrap_token,
+    }
     if auth := {name: value for name, value in auth.items() if value is not None}:
         params["auth"] = auth
     if options.device is not None and signed_at_ms is not None:
@@ -48,7 +53,7 @@ def _device(options: ClientOptions, nonce: str, signed_at_ms: int) -> dict[str, 
         client_mode=options.client.mode,
         role=options.role.value,
         scopes=options.scopes,
-        token=signed_token(given.token, given.device_token),
+        token=signed_token(given.token, given.device_token, given.bootstrap_token),
         platform=options.client.platform,
         device_family=options.client.device_family,
     )

@@ -19,12 +19,13 @@ class Credentials:
     """What proves that a client may connect; none of it is ever shown.
 
     ``token`` is the shared token or password of the gateway, ``device_token`` one that an earlier
-    ``hello-ok`` handed to this device.
+    ``hello-ok`` handed to this device, ``bootstrap_token`` the secret of a setup code.
     """
 
     token: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     device_token: str | None = field(default=None, repr=False)
+    bootstrap_token: str | None = field(default=None, repr=False)
 
 
 class TokenStore(Protocol):
@@ -82,7 +83,8 @@ class Keyring:
     def credentials(self) -> Credentials:
         """Return what to show now."""
         given, self._shown = self._given, None
-        if self._device_id is None or given.device_token is not None:
+        own = given.device_token is not None or given.bootstrap_token is not None
+        if self._device_id is None or own:
             return given
         shared = given.token is not None or given.password is not None
         if not shared or self._instead:

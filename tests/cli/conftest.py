@@ -28,7 +28,8 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     state.mkdir(mode=0o700)
     (state / "token").write_text(TOKEN + "-of-the-state\n")
     (state / "token").chmod(0o600)
-    return {"GATEWAY_STATE_DIR": str(state)}
+    identity = tmp_path / "own" / "device.key"
+    return {"GATEWAY_STATE_DIR": str(state), "GATEWAY_IDENTITY": str(identity)}
 
 
 @pytest.fixture

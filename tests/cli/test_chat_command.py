@@ -8,6 +8,7 @@ import pty
 import select
 import signal
 import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -186,12 +187,22 @@ class Terminal:
         self.seen = self.seen.partition(text)[2]
 
     def interrupt(self, until: bytes) -> None:
-        """Press Ctrl-C until a text shows up: readline misses a signal right before it waits."""
+        """Press Ctrl-C until a text shows up: input() misses a signal right before it waits."""
         while until not in self.seen:
             os.kill(self.process.pid, signal.SIGINT)
             while until not in self.seen and select.select([self.master], [], [], 1.0)[0]:
                 self.seen += os.read(self.master, 4096)
         self.seen = self.seen.partition(until)[2]
+
+    def interrupted(self) -> int:
+        """Press Ctrl-C until the process ends, for the same reason; return its exit status."""
+        for _ in range(20):
+            self.process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(timeout=1)
+        self.process.kill()
+        self.process.wait()
+        pytest.fail("Ctrl-C does not end it")
 
     def type(self, text: bytes) -> None:
         os.write(self.master, text)

@@ -194,7 +194,7 @@ def test_backup_and_restore(ctl, database, tmp_path):
 
     saved = ctl("backup", str(file))
     assert saved.exit_code == 0, saved.stderr
-    assert saved.stdout == f"{file}: {file.stat().st_size} bytes, revision 0003\n"
+    assert saved.stdout == f"{file}: {file.stat().st_size} bytes, revision 0004\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     put_session(database, "two")
     restored = ctl("restore", str(file))
@@ -203,7 +203,7 @@ def test_backup_and_restore(ctl, database, tmp_path):
     kept_line, line = restored.stdout.splitlines()
     kept = Path(kept_line.removeprefix("kept what was there: "))
     assert re.fullmatch(r"gateway\.db\.before-restore-\d{8}T\d{6}Z", kept.name)
-    assert line == f"restored {database}: revision 0003"
+    assert line == f"restored {database}: revision 0004"
     assert (has_session(database, "one"), has_session(database, "two")) == (True, False)
     assert (has_session(kept, "one"), has_session(kept, "two")) == (True, True)
     assert file.exists()
@@ -259,7 +259,7 @@ def test_restore_on_a_new_machine(ctl, database, tmp_path):
 
     result = ctl("restore", str(file), "--state-dir", str(new))
 
-    assert result.stdout == f"restored {new / 'gateway.db'}: revision 0003\n"
+    assert result.stdout == f"restored {new / 'gateway.db'}: revision 0004\n"
     assert stat.S_IMODE(new.stat().st_mode) == 0o700
     assert has_session(new / "gateway.db", "one")
 

@@ -78,6 +78,7 @@ def test_connect_says_who_connects():
         (Credentials(), None),
         (Credentials(password="p"), {"password": "p"}),
         (Credentials(device_token="d"), {"deviceToken": "d"}),
+        (Credentials(bootstrap_token="b"), {"bootstrapToken": "b"}),
         (Credentials(token="t", device_token="d"), {"token": "t", "deviceToken": "d"}),
     ],
 )
@@ -90,7 +91,7 @@ def test_only_given_credentials_are_sent(credentials, auth):
 
 def test_credentials_are_never_shown():
     """The repr of options and credentials holds no secret."""
-    options = ClientOptions(credentials=Credentials("s3cret", "s3cret", "s3cret"))
+    options = ClientOptions(credentials=Credentials(*["s3cret"] * 4))
 
     assert "s3cret" not in repr(options)
 
@@ -99,12 +100,13 @@ def test_credentials_are_never_shown():
     ("range_", "build"),
     [((3, 4), deviceproof.payload_v3), ((3, 3), deviceproof.payload_v2)],
 )
-def test_the_device_proof_is_signed_over_the_challenge(range_, build):
+@pytest.mark.parametrize("kind", ["device_token", "bootstrap_token"])
+def test_the_device_proof_is_signed_over_the_challenge(range_, build, kind):
     """The proof uses the challenge's nonce and time, and the payload version that the range needs."""
     identity = deviceproof.DeviceIdentity.from_seed(bytes(32))
     options = ClientOptions(
         device=identity,
-        credentials=Credentials(device_token="dt"),
+        credentials=Credentials(**{kind: "dt"}),
         min_protocol=range_[0],
         max_protocol=range_[1],
     )

@@ -27,7 +27,8 @@ def kept(token="dt-1"):
 
 def test_what_was_given_is_shown():
     """Shared credentials, and a device token that was given, go as they are."""
-    for given in (Credentials(token="t"), Credentials(password="p"), Credentials(device_token="d")):
+    for kind in ("token", "password", "device_token", "bootstrap_token"):
+        given = Credentials(**{kind: "t"})
         assert keyring(given, kept()).credentials() == given
     assert keyring(store=kept(), device_id=None).credentials() == Credentials()
 

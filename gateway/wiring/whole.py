@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import __version__
-from gateway.app.admission import Admission
 from gateway.app.agentadmin import AgentAdmin, Roster
 from gateway.app.agentfiles import AgentFiles, Private
 from gateway.app.agents import AgentDirectory
 from gateway.app.approvals import Approvals
 from gateway.app.context import Services
 from gateway.app.follow import Follows
+from gateway.app.guard import Guard
 from gateway.app.health import REFRESH_S, Health
 from gateway.app.hello import Hello
 from gateway.app.hub import Hub
@@ -25,27 +25,31 @@ from gateway.app.keeper import Keeper
 from gateway.app.ledger import Ledger
 from gateway.app.logreader import LogReader
 from gateway.app.modelhealth import ModelHealth
-from gateway.app.nodes import Nodes
+from gateway.app.nodereports import NodeReports
 from gateway.app.operations import Operations
-from gateway.app.periodic import Measured, Periodic
+from gateway.app.passwords import Passwords
+from gateway.app.periodic import Measured, Periodic, Sized
+from gateway.app.policies import Policies
 from gateway.app.presence import PUBLISH_INTERVAL_S, Presence
 from gateway.app.projection import Projector
+from gateway.app.runquestions import RunQuestions
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
 from gateway.app.threads import InThread, here
-from gateway.app.voice import Voice
 from gateway.config import Config
-from gateway.core.access import AuthPolicy, OriginPolicy, normal_origins
 from gateway.core.connect import DoorPolicy
 from gateway.core.events import Event
 from gateway.core.registry import Sweepable
-from gateway.core.voice import TranscriptDedupe
 from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.metrics import Metrics
 from gateway.net.edge import Edge
 from gateway.net.factory import SWEEP_S, GatewayFactory
 from gateway.rpc.dispatch import Dispatcher
 from gateway.rpc.families import build_table
+from gateway.wiring.base import Base
+from gateway.wiring.door import door_policy, proxy_policy
+from gateway.wiring.nodes import NodeParts
+from gateway.wiring.pairing import PairingParts
 
 
 @dataclass
@@ -67,6 +71,8 @@ class Wiring:
     edge: Edge = field(init=False)
     factory: GatewayFactory = field(init=False)
     beats: tuple[Periodic, ...] = field(init=False)
+    pairing: PairingParts = field(init=False)
+    nodes: NodeParts = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.config.limits
@@ -78,11 +84,14 @@ class Wiring:
             entropy=self.entropy,
             limits=limits,
             policy=self.door(None),
-            admission=Admission(clock=self.clock, entropy=self.entropy, store=self.store),
+            admission=self.pairing.admission,
             hello=Hello(self.services, limits, table.advertised()),
             dispatcher=Dispatcher(table, self.services, self.entropy, self.metrics),
             services=self.services,
             metrics=self.metrics,
+            guard=Guard(clock=self.clock, limits=limits, metrics=self.metrics),
+            passwords=Passwords(self.in_thread, self.entropy.token_bytes(32)),
+            proxies=proxy_policy(self.config),
         )
         self.factory = GatewayFactory(self.edge, self.reactor)
         self.services.ledger.opened = self.factory.describe
@@ -91,6 +100,7 @@ class Wiring:
             Periodic("health", self.clock, REFRESH_S, self.services.health.refresh),
             Periodic("connections", self.clock, SWEEP_S, self.factory.sweep),
             Periodic("presence", self.clock, PUBLISH_INTERVAL_S, self.services.presence.flush),
+            *self.nodes.beats,
             Keeper(
                 clock=self.clock, store=self.store, config=self.config.store, metrics=self.metrics
             ),
@@ -98,24 +108,24 @@ class Wiring:
 
     def door(self, secret: str | None) -> DoorPolicy:
         """Return who may come in, given the shared secret; without it nobody, unless none is asked for."""
-        allowed = self.config.server.allowed_origins
-        return DoorPolicy(
-            AuthPolicy(self.config.auth.mode, secret),
-            OriginPolicy(normal_origins(allowed), allow_any="*" in allowed),
-        )
+        return door_policy(self.config, self.operations.host, secret)
 
     @property
     def registries(self) -> list[Sweepable]:
         """Every bounded registry that the pruner sweeps."""
         services = self.services
-        swept = (
-            services.voice,
+        swept: tuple[Sized, ...] = (
+            *services.reports.registries,
+            self.edge.guard.attempts,
             services.runs.window.claims,
             services.presence,
             services.follows,
             services.approvals,
             services.approvals.history,
+            services.policies,
             services.model_health,
+            *self.nodes.registries,
+            *self.pairing.registries,
             *services.ledger.rings,
         )
         return [Measured(registry, self.metrics) for registry in swept]
@@ -144,21 +154,16 @@ class Wiring:
         approvals = Approvals(
             clock=clock, entropy=entropy, hub=hub, limits=limits, metrics=self.metrics
         )
-        runs = Runs(
-            clock=clock,
-            entropy=entropy,
-            store=store,
-            agents=agents,
-            sessions=sessions,
-            approvals=approvals,
-            limits=limits,
-            metrics=self.metrics,
-        )
-        sessions.knows_busy(runs.busy)
+        policies = self._make_policies(approvals)
+        runs = self._make_runs(sessions, RunQuestions(approvals, policies, limits))
         model_health = ModelHealth(clock, agents)
         follows = self._make_follows(hub, runs, sessions, model_health)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
-        presence = self._make_presence(hub, health)
+        presence = self._make_presence(hub, health, runs)
+        reports = self._make_reports(hub, sessions, runs)
+        base = Base(self.config, clock, entropy, store, hub, self.metrics)
+        self.pairing = PairingParts(base)
+        self.nodes = NodeParts(base, self.pairing, policies, reports)
         return Services(
             clock=clock,
             entropy=entropy,
@@ -169,20 +174,34 @@ class Wiring:
             presence=presence,
             health=health,
             agents=agents,
-            agent_admin=AgentAdmin(
-                clock=clock, agents=agents, runs=runs, hub=hub, health=health, roster=self.roster
-            ),
+            agent_admin=self._make_agent_admin(runs, hub, health),
             agent_files=AgentFiles(self.in_thread, limits.agent_file_bytes, self._private),
             model_health=model_health,
             sessions=sessions,
             runs=runs,
             approvals=approvals,
+            policies=policies,
             follows=follows,
             inspection=Inspection(runs, agents),
-            nodes=Nodes(clock=clock, store=store, hub=hub),
-            voice=self._make_voice(runs),
+            **self.pairing.services,
+            **self.nodes.services,
+            reports=reports,
             operations=self.operations,
         )
+
+    def _make_runs(self, sessions: Sessions, questions: RunQuestions) -> Runs:
+        runs = Runs(
+            clock=self.clock,
+            entropy=self.entropy,
+            store=self.store,
+            agents=self.agents,
+            sessions=sessions,
+            questions=questions,
+            limits=self.config.limits,
+            metrics=self.metrics,
+        )
+        sessions.knows_busy(runs.busy)
+        return runs
 
     @property
     def _private(self) -> Private:
@@ -196,25 +215,47 @@ class Wiring:
             per_principal=limits.connections_per_principal,
         )
 
-    def _make_voice(self, runs: Runs) -> Voice:
-        limits = self.config.limits
-        dedupe = TranscriptDedupe(
-            max_sessions=limits.voice_sessions_max, max_identities=limits.voice_identities_max
-        )
-        return Voice(
-            clock=self.clock, entropy=self.entropy, runs=runs, agents=self.agents, dedupe=dedupe
+    def _make_policies(self, approvals: Approvals) -> Policies:
+        return Policies(
+            clock=self.clock,
+            entropy=self.entropy,
+            store=self.store,
+            limits=self.config.limits,
+            approvals=approvals,
+            path=f"{self.operations.state_dir}/gateway.db#exec-approvals",
         )
 
-    def _make_presence(self, hub: Hub, health: Health) -> Presence:
-        limits = self.config.limits
+    def _make_agent_admin(self, runs: Runs, hub: Hub, health: Health) -> AgentAdmin:
+        return AgentAdmin(
+            clock=self.clock,
+            agents=self.agents,
+            runs=runs,
+            hub=hub,
+            health=health,
+            roster=self.roster,
+        )
+
+    def _make_reports(self, hub: Hub, sessions: Sessions, runs: Runs) -> NodeReports:
+        return NodeReports(
+            clock=self.clock,
+            entropy=self.entropy,
+            store=self.store,
+            hub=hub,
+            agents=self.agents,
+            sessions=sessions,
+            runs=runs,
+            limits=self.config.limits,
+        )
+
+    def _make_presence(self, hub: Hub, health: Health, runs: Runs) -> Presence:
         presence = Presence(
             hub,
             self.clock,
             host=self.operations.host,
             version=__version__,
-            maximum=limits.presence_max,
-            ttl_s=limits.presence_ttl_s,
+            limits=self.config.limits,
             state_version=health.state_version,
         )
         health.presence_version = lambda: presence.version
+        runs.add_listener(presence.heard)
         return presence

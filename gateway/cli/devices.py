@@ -1,0 +1,275 @@
+"""``gatewayctl devices``: what asks to be paired, what is; and ``gatewayctl token`` for tokens of devices."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import click
+
+from gateway.cli.call import RequestError, as_json, ask
+from gateway.cli.common import Failure, Flags, connecting
+from gateway.cli.inspect import json_option, now_ms
+from gateway.cli.tables import one_line, short_ids, span, table
+
+_PENDING: Final = ("REQUEST", "AGE", "DEVICE", "NAME", "ROLE", "SCOPES", "CLIENT", "FROM", "KNOWN")
+_PAIRED: Final = (
+    "DEVICE",
+    "NAME",
+    "ROLES",
+    "SCOPES",
+    "CLIENT",
+    "PLATFORM",
+    "HERE",
+    "SEEN",
+    "TOKENS",
+)
+_CELL: Final = 40
+FROM_THE_HOST: Final = (
+    "Run this on the gateway's host, by its loopback address (--url ws://127.0.0.1:PORT)."
+)
+_WHY_NOT: Final = {
+    "unknown-role": "The device has no such role now: operator or node, as the list says.",
+    "scope-not-approved": "The device was not approved for that.",
+}
+
+Row = Mapping[str, Any]
+
+
+@click.group(invoke_without_command=True, short_help="List, approve and remove devices.")
+@json_option
+@connecting
+def devices(flags: Flags, raw: bool) -> None:
+    """List devices that ask to be paired and those that are, or decide on them.
+
+    "approve ID" and "reject ID" take the ID of a request or of the device that asks, "remove ID" and
+    "rename ID NAME" that of a device; the beginning is enough, where it fits one.
+    """
+    context = click.get_current_context()
+    context.obj = flags
+    if context.invoked_subcommand is None:
+        _list(flags, raw)
+
+
+@devices.command("list")
+@json_option
+@connecting
+def list_(flags: Flags, raw: bool) -> None:
+    """List devices that ask to be paired, and those that are."""
+    _list(flags, raw)
+
+
+@devices.command()
+@click.argument("wanted", metavar="[ID]", required=False)
+@click.option("--latest", is_flag=True, help="What was asked last; at a terminal after a question.")
+@json_option
+@connecting
+def approve(flags: Flags, wanted: str | None, latest: bool, raw: bool) -> None:
+    """Pair a device, or give one that is paired more: all that its request says."""
+    if (wanted is None) != latest:
+        raise click.UsageError("give the ID of a request, or --latest")
+    pending = _listed(flags)["pending"]
+    if wanted is not None:
+        request = _the_one(pending, wanted, "requestId", "deviceId")
+    elif not pending:
+        raise Failure('no device asks to be paired: "gatewayctl devices" lists what is')
+    else:
+        request = max(pending, key=lambda row: row.get("ts", 0))
+        _confirm(request)
+    answer = _call(flags, "device.pair.approve", {"requestId": request["requestId"]})
+    click.echo(as_json(answer) if raw else f"approved {_described(request)}")
+
+
+@devices.command()
+@click.argument("wanted", metavar="ID")
+@connecting
+def reject(flags: Flags, wanted: str) -> None:
+    """Refuse what a device asks for; it may ask again."""
+    request = _the_one(_listed(flags)["pending"], wanted, "requestId", "deviceId")
+    _call(flags, "device.pair.reject", {"requestId": request["requestId"]})
+    click.echo(f"rejected {_described(request)}")
+
+
+@devices.command()
+@click.argument("wanted", metavar="ID")
+@connecting
+def remove(flags: Flags, wanted: str) -> None:
+    """Forget a device: its tokens end and its connections close."""
+    device = find_device(flags, wanted)
+    _call(flags, "device.pair.remove", {"deviceId": device["deviceId"]})
+    click.echo(f"removed {_named(device)}")
+
+
+@devices.command()
+@click.argument("wanted", metavar="ID")
+@click.argument("name")
+@connecting
+def rename(flags: Flags, wanted: str, name: str) -> None:
+    """Give a device a name of your own."""
+    device = find_device(flags, wanted)
+    _call(flags, "device.pair.rename", {"deviceId": device["deviceId"], "label": name})
+    click.echo(f"renamed {device['deviceId']} {one_line(name)}")
+
+
+@click.command()
+@click.argument("wanted", metavar="DEVICE")
+@click.argument("role")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="What the token is for. [default: all that is approved]",
+)
+@json_option
+@connecting
+def rotate(flags: Flags, wanted: str, role: str, scopes: Sequence[str], raw: bool) -> None:
+    """Replace the tokens of DEVICE for ROLE (operator or node) by a new one, and print it.
+
+    The old ones end, and the connections of that role close. The token is printed on the gateway's own
+    host only; elsewhere it stays secret, and the device gets another one when it is paired anew.
+    """
+    params: dict[str, Any] = {"deviceId": find_device(flags, wanted)["deviceId"], "role": role}
+    if scopes:
+        params["scopes"] = [_long(scope) for scope in scopes]
+    answer = _call(flags, "device.token.rotate", params)
+    if raw:
+        click.echo(as_json(answer))
+    elif "token" in answer:
+        click.echo(answer["token"])
+    else:
+        click.echo(
+            "rotated; the new token is not shown here: run this on the gateway's host", err=True
+        )
+
+
+@click.command()
+@click.argument("wanted", metavar="DEVICE")
+@click.argument("role")
+@connecting
+def revoke(flags: Flags, wanted: str, role: str) -> None:
+    """End the tokens of DEVICE for ROLE (operator or node): it has to be approved anew."""
+    device = find_device(flags, wanted)
+    _call(flags, "device.token.revoke", {"deviceId": device["deviceId"], "role": role})
+    click.echo(f"revoked {role} of {_named(device)}")
+
+
+def find_device(flags: Flags, wanted: str) -> Row:
+    """Return the paired device whose id begins so. Raises Failure."""
+    return _the_one(_listed(flags)["paired"], wanted, "deviceId")
+
+
+def _list(flags: Flags, raw: bool) -> None:
+    listed = _listed(flags)
+    if raw:
+        click.echo(as_json(listed))
+        return
+    pending, paired, now = listed["pending"], listed["paired"], now_ms()
+    if pending:
+        names = short_ids([row["requestId"] for row in pending])
+        rows = [_request_line(name, row, now) for name, row in zip(names, pending, strict=True)]
+        click.echo("Waiting (gatewayctl devices approve ID):")
+        click.echo(table(_PENDING, rows) + "\n")
+    if not paired:
+        click.echo("No device is paired.")
+        return
+    names = short_ids([row["deviceId"] for row in paired])
+    rows = [_device_line(name, row, now) for name, row in zip(names, paired, strict=True)]
+    click.echo(table(_PAIRED, rows))
+
+
+def _request_line(name: str, row: Row, now: int) -> list[str]:
+    return [
+        one_line(name),
+        span(now - row["ts"]),
+        one_line(row["deviceId"][:8]),
+        _cell(row.get("displayName")),
+        one_line(",".join(row.get("roles") or [row.get("role", "")])),
+        one_line(_short(row.get("scopes", []))),  # all of them: who approves grants all
+        _cell(row.get("clientId")),
+        _cell(row.get("remoteIp") or "here"),
+        "paired" if row.get("isRepair") else "new",
+    ]
+
+
+def _device_line(name: str, row: Row, now: int) -> list[str]:
+    seen = row.get("lastSeenAtMs")
+    tokens = row.get("tokens") or []
+    ended = [token["role"] for token in tokens if token.get("revokedAtMs")]
+    return [
+        one_line(name),
+        _cell(row.get("displayName")),
+        one_line(",".join(row.get("roles", []))),
+        one_line(_short(row.get("scopes", []))),
+        _cell(row.get("clientId")),
+        _cell(row.get("platform")),
+        "yes" if row.get("connected") else "",
+        "" if seen is None else f"{span(now - seen)} ago",
+        f"revoked: {_cell(','.join(ended))}" if ended else "",
+    ]
+
+
+def _confirm(request: Row) -> None:
+    """Show who asks; at a terminal, ask whether it is meant. Raises Failure."""
+    click.echo(f"{_described(request)} asks to be paired", err=True)
+    if sys.stdin.isatty() and not click.confirm("Approve it?", err=True):
+        raise Failure("not approved")
+
+
+def _the_one(rows: Sequence[Row], wanted: str, *keys: str) -> Row:
+    """Return the row that one of its ids, or the beginning of one, names. Raises Failure."""
+    wanted = wanted.strip()
+    if not wanted:
+        raise click.UsageError("ID must not be empty")
+    exact = [row for row in rows if wanted in (row[key] for key in keys)]
+    found = exact or [row for row in rows if any(row[key].startswith(wanted) for key in keys)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Failure(f"{wanted} is the beginning of {len(found)} ids: give more of it")
+    what = "paired device" if keys == ("deviceId",) else "request"
+    raise Failure(f'no {what} begins with {wanted}: "gatewayctl devices" lists them')
+
+
+def _described(request: Row) -> str:
+    """Say who asks for what, in one line."""
+    roles = ",".join(request.get("roles") or [request.get("role", "")])
+    scopes = _short(request.get("scopes", []))
+    origin = f" from {request['remoteIp']}" if request.get("remoteIp") else ""
+    wants = f"{roles} ({scopes})" if scopes else roles
+    return one_line(f"{_named(request)}{origin} as {wants}")
+
+
+def _named(row: Row) -> str:
+    name = row.get("displayName") or row.get("clientId")
+    short = row["deviceId"][:8]
+    return one_line(f"{name} [{short}]" if name else short)
+
+
+def _short(scopes: Sequence[str]) -> str:
+    return ",".join(scope.removeprefix("operator.") for scope in scopes)
+
+
+def _long(scope: str) -> str:
+    return scope if scope.startswith("operator.") else f"operator.{scope}"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else one_line(value, _CELL)
+
+
+def _listed(flags: Flags) -> dict[str, Any]:
+    listed: dict[str, Any] = _call(flags, "device.pair.list", {})
+    return listed
+
+
+def _call(flags: Flags, method: str, params: dict[str, Any]) -> Any:
+    try:
+        return ask(flags, method, params)
+    except RequestError as error:
+        details = error.details if isinstance(error.details, Mapping) else {}
+        hint = details.get("remediation") or _WHY_NOT.get(str(details.get("reason")))
+        if hint is None and error.message.startswith("missing scope"):
+            hint = FROM_THE_HOST
+        text = f"the gateway refused {method}: {error.message}"
+        raise Failure(f"{text}. {hint}" if hint else text) from None
