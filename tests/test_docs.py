@@ -27,10 +27,10 @@ from gateway.backends import backend_factories, make_agents
 from gateway.config import AgentConfig, load
 from gateway.core.access import KNOWN_SCOPES, Peer
 from gateway.core.causes import EXPLANATIONS
-from gateway.core.connect import unauthorized
 from gateway.core.deviceproof import ProofFailure
 from gateway.core.events import EVENTS
 from gateway.core.frames import decode_request
+from gateway.core.refusals import unauthorized
 from gateway.errors import BackendError, CloseCause, CloseCode, ErrorCode
 from gateway.interfaces import IAgentBackend, IAgentBackendFactory
 from gateway.metrics import Metrics

@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThread
 
 from gateway.errors import StartError
+from gateway.net.callers import UNKNOWN
 from gateway.net.fastpath import SLICE, FastPathMixin, frame, prepare
 from gateway.net.http import make_root
 from gateway.net.listen import BACKLOG, listen
@@ -95,7 +96,7 @@ class Served:
         prepare(self.sockets, reactor)
         self.sockets.opened, self.sockets.closed, self.sockets.on_closed = [], [], []
         self.sockets.resumed = Deferred()
-        root = make_root(FakeProbes(), authorize=lambda bearer: False, exposition=bytes)
+        root = make_root(FakeProbes(), authorize=lambda request: UNKNOWN, exposition=bytes)
         site = Site(root, reactor, websocket=self.sockets)
         self.factory = SwitchFactory(self.sockets, site, reactor)
         (self.listener,) = listen([spec], self.factory, reactor)

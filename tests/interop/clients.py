@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .install import Generation, Installation, node_environment
-from .processes import Finished, run
+from .processes import Finished, Program, run
 from .terminal import Terminal
 
 _COMMAND_SECONDS = 60.0
@@ -16,7 +17,17 @@ _COMMAND_SECONDS = 60.0
 class OpenClaw:
     """The command ``openclaw`` of one generation, with a home directory that holds nothing else."""
 
-    def __init__(self, installation: Installation, home: Path, url: str, token: str) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        home: Path,
+        url: str,
+        token: str,
+        *,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """``prefix`` are the words that run a command on the host where the client runs."""
+        self._prefix = list(prefix)
         self._installation = installation
         self._home = home
         self._url = url
@@ -37,6 +48,10 @@ class OpenClaw:
         """Run ``gateway usage-cost``."""
         return self._run("gateway", "usage-cost", *options, *self._address(None))
 
+    def approvals(self, *words: str) -> Finished:
+        """Run a command of ``approvals`` on the gateway's policy."""
+        return self._run("approvals", *words, "--gateway", *self._address(None))
+
     def models(self, *options: str) -> Finished:
         """Run ``models list``, which only the newer command asks the gateway; its address is configured."""
         return self._run("models", "list", *options)
@@ -54,11 +69,26 @@ class OpenClaw:
         argv = [*self._installation.argv, "tui", *self._address(None), *options]
         return Terminal(argv, self._environment(), self._home)
 
+    def nodes(self, *words: str) -> Finished:
+        """Run ``nodes WORDS``; it finds the gateway by its configuration."""
+        return self._run("nodes", *words)
+
+    def devices(self, *words: str) -> Finished:
+        """Run ``devices WORDS``; it finds the gateway by its configuration."""
+        return self._run("devices", *words)
+
+    def node_host(self, host: str, port: int, name: str, *options: str) -> Program:
+        """Start ``node run``, a node without a screen; stop it after use."""
+        where = ["--host", host, "--port", str(port), "--display-name", name]
+        argv = [*self._prefix, *self._installation.argv, "node", "run", *where, *options]
+        token = {"OPENCLAW_GATEWAY_TOKEN": self._token} if self._token else {}
+        return Program(argv, {**self._environment(), **token}, self._home)
+
     def _address(self, token: str | None) -> list[str]:
         return ["--url", self._url, "--token", token or self._token]
 
     def _run(self, *words: str) -> Finished:
-        argv = [*self._installation.argv, *words]
+        argv = [*self._prefix, *self._installation.argv, *words]
         return run(argv, self._environment(), self._home, _COMMAND_SECONDS)
 
     def _environment(self) -> dict[str, str]:
@@ -71,6 +101,7 @@ class OpenClaw:
             "NODE_COMPILE_CACHE": str(self._installation.compile_cache),
             "LANG": "C.UTF-8",
             "NO_COLOR": "1",
+            "OPENCLAW_NO_AUTO_UPDATE": "1",
         }
 
     @property

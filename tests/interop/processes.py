@@ -36,6 +36,32 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+class Program:
+    """A program that goes on until it is stopped; what it prints is kept in a file."""
+
+    def __init__(self, argv: list[str], environment: Mapping[str, str], cwd: Path) -> None:
+        self._output = cwd / f"program-{len(list(cwd.glob('program-*')))}.output"
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                argv,
+                env=dict(environment),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def printed(self) -> str:
+        """Return what it has printed so far."""
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+    def stop(self) -> None:
+        """End it and everything that it started."""
+        stop(self.process, 5.0)
+
+
 def run(argv: list[str], environment: Mapping[str, str], cwd: Path, seconds: float) -> Finished:
     """Run a command to its end; raise :class:`TimeoutError` with its output if it takes longer."""
     process = subprocess.Popen(

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,28 @@ Record = dict[str, Any]
 
 
 class Gateway:
-    """A running gateway with a state directory of its own and the agent ``demo``."""
+    """A running gateway with a state directory of its own and the agent ``demo``.
 
-    def __init__(self, state: Path) -> None:
+    ``listen`` are more addresses that it listens on, ``config`` is a configuration file, and ``prefix`` the
+    words that run a command on the host where it runs.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        listen: Sequence[str] = (),
+        config: Path | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.port = free_port()
         self.state = state
+        self._listen = [f"127.0.0.1:{self.port}", *listen]
+        self._config = config
+        self._prefix = list(prefix)
         self._output = state.parent / f"{state.name}.output"
         self._process = self._start()
-        if not wait_until(self._answers, _READY_SECONDS):
-            self.stop()
-            raise AssertionError(f"no gateway after {_READY_SECONDS} s:\n{self.report()}")
+        self._wait()
 
     @property
     def url(self) -> str:
@@ -76,16 +89,27 @@ class Gateway:
             ["--- printed", *printed[-_TAIL_LINES:], "--- logged", *logged[-_TAIL_LINES:]]
         )
 
+    def crash(self) -> None:
+        """Kill the gateway without a word, and start it anew where it was."""
+        self._process.kill()
+        self._process.wait(_STOP_SECONDS)
+        self._process = self._start()
+        self._wait()
+
     def stop(self) -> bool:
         """Stop the gateway; return whether it ended when asked, instead of being killed."""
         return stop(self._process, _STOP_SECONDS)
 
     def _start(self) -> subprocess.Popen[bytes]:
         twistd = Path(sys.executable).parent / "twistd"
-        address = f"127.0.0.1:{self.port}"
-        with self._output.open("wb") as output:
+        options: list[str | Path] = ["--state-dir", self.state]
+        for address in self._listen:
+            options += ["--listen", address]
+        if self._config is not None:
+            options += ["--config", self._config]
+        with self._output.open("ab") as output:
             return subprocess.Popen(
-                [twistd, "-n", "gateway", "--listen", address, "--state-dir", self.state],
+                [*self._prefix, twistd, "-n", "gateway", *options],
                 env={key: os.environ[key] for key in os.environ if not key.startswith("GATEWAY_")},
                 cwd=_REPOSITORY,
                 stdin=subprocess.DEVNULL,
@@ -94,9 +118,16 @@ class Gateway:
                 start_new_session=True,
             )
 
+    def _wait(self) -> None:
+        if not wait_until(self._answers, _READY_SECONDS):
+            self.stop()
+            raise AssertionError(f"no gateway after {_READY_SECONDS} s:\n{self.report()}")
+
     def _answers(self) -> bool:
         if self._process.poll() is not None:
             raise AssertionError(f"the gateway ended at once:\n{self.report()}")
+        if self._prefix:  # its loopback is not ours
+            return b"gateway ready" in self._output.read_bytes()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
             connection.request("GET", "/readyz")
