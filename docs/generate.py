@@ -1,11 +1,13 @@
 """Write the pages of the documentation that follow from the code: ``python docs/generate.py``.
 
-``methods.md`` comes from the method table, ``configuration.md`` from the configuration's structs.
+``methods.md`` comes from the method table, ``configuration.md`` from the configuration's structs,
+``refusals.md`` from the catalogue of refusals.
 A test compares the committed pages with what is generated here.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ import msgspec.inspect as shapes
 
 from gateway import config, settings
 from gateway.config import AgentConfig
+from gateway.core.catalogue import CATALOGUE
+from gateway.core.lookalikes import looks_like
 from gateway.interfaces import IAgentBackendFactory
 from gateway.plugins import builtin
 from gateway.rpc.families import build_table
@@ -27,7 +31,12 @@ PATCH_SCOPE = (
     "`operator.admin`; on protocol 4 `operator.write` for a patch that names none of `sendPolicy`, "
     "`elevatedLevel`, `execHost`, `execSecurity`, `execAsk`, `execNode`"
 )
-SCOPE_RULES = {"sessions.patch": PATCH_SCOPE}
+INVOKE_SCOPE = (
+    "`operator.write`; `operator.admin` for commands that run programs, reach files or a browser "
+    "([nodes](protocol.md#nodes))"
+)
+SCOPE_RULES = {"sessions.patch": PATCH_SCOPE, "node.invoke": INVOKE_SCOPE}
+SCOPE_RULES["talk.mode"] = "`operator.write`; on protocol 4 `operator.talk`"
 """What a scope that depends on the call asks for, in words, by method."""
 REQUIRED = {("acp", "command")}
 """Keys of a backend that have to be given, though their struct has a default for its own checks."""
@@ -69,6 +78,51 @@ A *secret* is `{ env = "NAME" }` or `{ file = "PATH" }`, a path being relative t
 own directory. A bare string works, and a warning in the log says that it lies there in plain text.
 """
 
+REFUSALS_INTRO = """\
+# Refusals
+
+Everything that keeps a client from coming in, in the order in which it is looked at: what the client is
+told, the code that stays the same from release to release, and the one command or key that mends it. The
+answer carries all three, as far as the protocol has a place for them; the close frame has the sentence.
+What is said of a credential begins with `unauthorized: `; on protocol 3 every device that has to be
+approved is told `pairing required`.
+On the gateway's host `gatewayctl why` tells the same of any connection that has ended.
+
+An HTTP request that does not become a WebSocket is answered 400 (it is none), 403 (a proxy that is not in
+`server.trusted_proxies` says who its client is), 408 (the head took too long), 431 (the head is too large)
+or 503 (`limits.preauth_connections_per_address`, `limits.preauth_connections_max`).
+"""
+
+LOOKALIKES_INTRO = """\
+## A credential of the wrong kind
+
+A wrong token or password is looked at once more: if it seems to be something else, the refusal says
+what. It is told to who showed it, and nothing of the text itself is. A right token with blanks, quotes or
+a line break around it is refused as any other wrong one, and told to have them: nobody learns from the
+answer whether what is between them would have been right.
+"""
+
+COMMAND = re.compile(
+    r"gatewayctl (?:--version|why|pair|security|token(?: --show)?|devices(?: approve REQUEST)?)"
+    r"|ssh -L \S+ HOST|timedatectl|--token|(?:auth|server|agents\.ID)\.[a-z_]+"
+)
+"""What is typed, or a key of the configuration."""
+
+SHOWN = (
+    ("`sk-…`, `AIza…` and their like", "sk-0123456789abcdef", False),
+    ("`eyJ….….…`", "eyJhbGciOiJub25lIn0.e30.c2ln", False),
+    ("a setup code", "eyJ1cmwiOiJ3c3M6Ly9hLmIiLCJib290c3RyYXBUb2tlbiI6InMifQ", False),
+    ("a device's token, as password", "A" * 43, True),
+    ("a device's id", "0" * 64, False),
+    ("`wss://…`", "wss://gateway.example?token=x", False),
+    ("`Bearer …`", "Bearer x", False),
+    ("a text in quotes", '"x"', False),
+    ("a text with blanks or a line break around it", "x\n", False),
+    ("`${GATEWAY_TOKEN}`, `<token>`", "${GATEWAY_TOKEN}", False),
+    ("`$argon2id$…`", "$argon2id$v=19$m=1$a$b", True),
+)
+"""Credentials of wrong kinds: in words, one of them, and whether a password was asked for."""
+
 AGENTS_INTRO = """\
 ## agents
 
@@ -107,7 +161,39 @@ def configuration_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"methods.md": methods_page, "configuration.md": configuration_page}
+def refusals_page() -> str:
+    """Return refusals.md."""
+    parts = [
+        REFUSALS_INTRO,
+        "| the client is told | `details.code` | what mends it |\n|---|---|---|",
+    ]
+    for advice in CATALOGUE.values():
+        says = f"`{advice.says}`" if advice.says else "nothing: it is closed with 1000"
+        codes = f"`{advice.code}`" if advice.code else ""
+        if advice.code_3 is not None:
+            older = f"`{advice.code_3}`" if advice.code_3 else "none"
+            codes += f"; on protocol 3 {older}"
+        if advice.reason and advice.reason not in advice.says:
+            codes += f", reason `{advice.reason}`"
+        parts.append(f"| {says} | {codes} | {_commands(advice.mend)} |")
+    parts.append(f"\n{LOOKALIKES_INTRO}")
+    parts.append("| what was shown | what is told of it |\n|---|---|")
+    parts += [
+        f"| {shown} | {looks_like(text, password=password)} |" for shown, text, password in SHOWN
+    ]
+    return "\n".join([*parts, ""])
+
+
+def _commands(mend: str) -> str:
+    """Return a mend with its commands and keys marked as such."""
+    return COMMAND.sub(lambda found: f"`{found[0]}`", mend)
+
+
+PAGES = {
+    "methods.md": methods_page,
+    "configuration.md": configuration_page,
+    "refusals.md": refusals_page,
+}
 
 
 def _family(module: ModuleType) -> str:
