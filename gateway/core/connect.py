@@ -26,7 +26,7 @@ from gateway.core.connectparams import (
     check_connect,
     choose_protocol,
 )
-from gateway.core.credentials import TRUSTED_PROXY, AuthPolicy, SharedAuth
+from gateway.core.credentials import TRUSTED_PROXY, AuthPolicy, SharedAuth, Unverified
 from gateway.core.deviceproof import (
     DeviceProof,
     SignedContext,
@@ -165,7 +165,14 @@ def judge(
     if policy.auth.mode != "none" and (wait_s := locked(shown(params))) > 0:
         raise rate_limited(wait_s, protocol)
     auth = given(params.auth, AuthParams())
-    shared = policy.auth.check(auth.token or None, auth.password or None, peer, verified=verified)
+    try:
+        shared = policy.auth.check(
+            auth.token or None, auth.password or None, peer, verified=verified
+        )
+    except Unverified:
+        # Who is refused for another reason must not learn from the time whether the password is right.
+        _check_device(params, protocol, role, nonce, now_ms)
+        raise
     if shared.method == TRUSTED_PROXY and not shared.ok:
         raise unauthorized(shared.reason or "unauthorized", protocol)
     proven = Proven(
@@ -177,15 +184,15 @@ def judge(
         peer=peer,
         shared=shared,
     )
+    _check_device(params, protocol, role, nonce, now_ms)
     if params.device is UNSET:
         return _without_device(proven)
-    return _with_device(proven, nonce, now_ms)
+    device = params.device
+    return replace(proven, device_id=device.id, public_key=canonical_public_key(device.public_key))
 
 
 def _without_device(proven: Proven) -> Proven:
-    client, shared = proven.client, proven.shared
-    if client.id in DEVICE_ONLY_CLIENTS:
-        raise control_ui_device_required()
+    shared = proven.shared
     if proven.role is Role.OPERATOR and shared.ok:
         return replace(proven, scopes=proven.scopes if _keeps_scopes(proven) else ())
     if not shared.ok and shared.presented:
@@ -204,9 +211,15 @@ def _keeps_scopes(proven: Proven) -> bool:
     return local and kind in (("cli", "cli"), ("gateway-client", "backend"))
 
 
-def _with_device(proven: Proven, nonce: str, now_ms: int) -> Proven:
-    params, device = proven.params, proven.params.device
-    assert not isinstance(device, UnsetType)
+def _check_device(
+    params: ConnectParams, protocol: int, role: Role, nonce: str, now_ms: int
+) -> None:
+    """Refuse a device whose proof does not hold, and who must have a device and has none."""
+    client, device = params.client, params.device
+    if isinstance(device, UnsetType):
+        if client.id in DEVICE_ONLY_CLIENTS:
+            raise control_ui_device_required()
+        return
     proof = DeviceProof(
         id=device.id,
         public_key=device.public_key,
@@ -215,15 +228,14 @@ def _with_device(proven: Proven, nonce: str, now_ms: int) -> Proven:
         nonce=device.nonce,
     )
     context = SignedContext(
-        client_id=proven.client.id,
-        client_mode=proven.client.mode,
-        role=proven.role.value,
+        client_id=client.id,
+        client_mode=client.mode,
+        role=role.value,
         scopes=tuple(given(params.scopes, [])),
         token=given(params.auth, AuthParams()).signed_token(),
-        platform=proven.client.platform,
-        device_family=proven.client.device_family,
+        platform=client.platform,
+        device_family=client.device_family or None,
     )
     failure = verify(proof, context, nonce=nonce, now_ms=now_ms)
     if failure is not None:
-        raise device_refused(failure, proven.protocol)
-    return replace(proven, device_id=device.id, public_key=canonical_public_key(device.public_key))
+        raise device_refused(failure, protocol)

@@ -96,14 +96,25 @@ class Callers:
         bearer = bearer_of(request)
         if not bearer:
             return UNKNOWN
-        wait_s = self._edge.guard.wait_s(peer, _SHARED, paced=True)
-        if wait_s > 0:
-            return Verdict(Standing.LOCKED, ceil(wait_s), "too many failed attempts; retry later")
+        locked = self._locked(peer)
+        if locked is not None:
+            return locked
         try:
             return self._known(peer, auth.check(bearer, None).ok)
         except Unverified as wanted:
             comparing = Deferred.fromCoroutine(self._edge.verify(wanted.candidate))
-            return comparing.addCallbacks(lambda right: self._known(peer, right), _busy)
+            return comparing.addCallbacks(lambda right: self._compared(peer, right), _busy)
+
+    def _locked(self, peer: Peer) -> Verdict | None:
+        """Return the verdict on who has to wait, None where the credential is looked at."""
+        wait_s = self._edge.guard.wait_s(peer, _SHARED, paced=True)
+        if wait_s <= 0:
+            return None
+        return Verdict(Standing.LOCKED, ceil(wait_s), "too many failed attempts; retry later")
+
+    def _compared(self, peer: Peer, right: bool) -> Verdict:
+        """Judge what was compared, unless others that were compared meanwhile locked it out."""
+        return self._locked(peer) or self._known(peer, right)
 
     def _known(self, peer: Peer, right: bool) -> Verdict:
         if right:

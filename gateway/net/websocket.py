@@ -193,7 +193,8 @@ class GatewayProtocol(Ending):
             self._run(Deferred.fromCoroutine(self._admit(step)), waits=True)
         elif isinstance(step, Verify):
             self.edge.deadlines.discard(self)
-            self._run(Deferred.fromCoroutine(self._verify(step)), waits=True)
+            # It goes on when the client leaves: who leaves before the answer has guessed, too.
+            self._run(Deferred.fromCoroutine(self._verify(step)), waits=False)
         elif isinstance(step, Pause):
             self.edge.deadlines.discard(self)
             self.edge.delays.add(self, step.seconds)
@@ -212,6 +213,8 @@ class GatewayProtocol(Ending):
             return
         if self.closing is None and self._handshake is not None:
             self._step(self._handshake.verified(right))
+        elif not right:
+            self.edge.guard.failed(self.remote, (Credential.SHARED,))
 
     async def _compare(self, password: str) -> bool:
         """Whether it is the password, also when that is changed meanwhile. Raises Unavailable."""

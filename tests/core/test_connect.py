@@ -13,7 +13,7 @@ from gateway.core.access import OriginPolicy, Peer
 from gateway.core.catalogue import CATALOGUE
 from gateway.core.connect import DoorPolicy, Proven
 from gateway.core.connectparams import InvalidConnect
-from gateway.core.credentials import AuthPolicy
+from gateway.core.credentials import AuthPolicy, Unverified
 from gateway.core.deviceproof import DeviceIdentity
 from gateway.core.refusals import Refusal, unauthorized
 from gateway.errors import CloseCause, CloseCode
@@ -123,6 +123,23 @@ def test_user_interfaces_need_a_device(kind: str) -> None:
         refusal = refused(params(kind, auth=auth), peer=page)
         assert details(refusal) == {"code": "CONTROL_UI_DEVICE_IDENTITY_REQUIRED"}
         assert refusal.cause is CloseCause.DEVICE_REQUIRED
+
+
+@pytest.mark.parametrize("auth", [{"password": "guess"}, {"token": "guess"}])
+def test_no_password_is_compared_for_who_is_refused_anyway(auth: Any) -> None:
+    """A device without a proof, and a client without its device, learn nothing by the time it takes."""
+    policy = DoorPolicy(
+        AuthPolicy("password", "$argon2id$v=19$m=8,t=1,p=1$c2Fs$aGFz"), OriginPolicy()
+    )
+    fields = params("test/ui", auth=auth)
+    forged = refused(signed(fields, nonce="of another connection"), policy=policy)
+    assert forged.cause is CloseCause.DEVICE_AUTH_INVALID
+    assert refused(params("openclaw-tui/ui", auth=auth), policy=policy).cause is (
+        CloseCause.DEVICE_REQUIRED
+    )
+    for sound in (fields, signed(fields)):
+        with pytest.raises(Unverified):
+            judged(sound, policy=policy)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,18 @@ def test_a_password_with_a_hash_is_compared_in_a_thread() -> None:
     assert web.guess("correct horse").status == 200, "it is known again"
 
 
+def test_passwords_that_are_compared_together_are_no_more_guesses() -> None:
+    """However many are sent before the first is compared, only so many are told right from wrong."""
+    threads = Threads()
+    web = Web(CHEAP, config=Config(auth=AuthConfig(mode="password", password=CHEAP)))
+    web.gate.wiring.edge.passwords._in_thread = threads
+    wires = [web.send("/metrics", Authorization="Bearer wrong") for _ in range(11)]
+    wires.append(web.send("/metrics", Authorization="Bearer correct horse"))
+    while threads.jobs:
+        threads.finish()
+    assert [Answer(wire.sent).status for wire in wires] == [401] * 10 + [429] * 2
+
+
 def test_too_many_passwords_at_once() -> None:
     """Who finds all places taken is told to come again."""
     auth = AuthConfig(mode="password", password=CHEAP)
