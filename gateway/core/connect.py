@@ -151,24 +151,13 @@ def judge(
         check_connect(params, protocol)
     except InvalidConnect as error:
         raise invalid_params(str(error)) from error
-    role_name = given(params.role, "operator")
-    if role_name not in (Role.OPERATOR, Role.NODE):
-        raise invalid_role()
-    role = Role(role_name)
+    role = _role(params)
     client = params.client.info()
-    browser = client.id in BROWSER_CLIENTS or client.mode == "webchat"
-    origin_refusal = policy.origins.refusal(peer, browser=browser)
-    if origin_refusal is not None:
-        raise origin_refused(origin_refusal, protocol)
-    if policy.hosts is not None and policy.hosts.refuses(peer, listed=policy.origins.lists(peer)):
-        raise host_refused(peer.host or "")
+    _check_page(policy, peer, protocol, client)
     if policy.auth.mode != "none" and (wait_s := locked(shown(params))) > 0:
         raise rate_limited(wait_s, protocol)
-    auth = given(params.auth, AuthParams())
     try:
-        shared = policy.auth.check(
-            auth.token or None, auth.password or None, peer, verified=verified
-        )
+        shared = _check_shared(policy, params, peer, verified)
     except Unverified:
         # Who is refused for another reason must not learn from the time whether the password is right.
         _check_device(params, protocol, role, nonce, now_ms)
@@ -187,8 +176,33 @@ def judge(
     _check_device(params, protocol, role, nonce, now_ms)
     if params.device is UNSET:
         return _without_device(proven)
-    device = params.device
-    return replace(proven, device_id=device.id, public_key=canonical_public_key(device.public_key))
+    public_key = canonical_public_key(params.device.public_key)
+    return replace(proven, device_id=params.device.id, public_key=public_key)
+
+
+def _role(params: ConnectParams) -> Role:
+    name = given(params.role, "operator")
+    if name not in (Role.OPERATOR, Role.NODE):
+        raise invalid_role()
+    return Role(name)
+
+
+def _check_page(policy: DoorPolicy, peer: Peer, protocol: int, client: ClientInfo) -> None:
+    """Refuse a web page of an origin, and who calls the gateway by a name, that is not allowed."""
+    browser = client.id in BROWSER_CLIENTS or client.mode == "webchat"
+    reason = policy.origins.refusal(peer, browser=browser)
+    if reason is not None:
+        raise origin_refused(reason, protocol)
+    if policy.hosts is not None and policy.hosts.refuses(peer, listed=policy.origins.lists(peer)):
+        raise host_refused(peer.host or "")
+
+
+def _check_shared(
+    policy: DoorPolicy, params: ConnectParams, peer: Peer, verified: bool | None
+) -> SharedAuth:
+    """Judge the shared credential. Raises Unverified."""
+    auth = given(params.auth, AuthParams())
+    return policy.auth.check(auth.token or None, auth.password or None, peer, verified=verified)
 
 
 def _without_device(proven: Proven) -> Proven:

@@ -35,6 +35,7 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from gateway.net.heads import BLANK_LINE, unambiguous
 from gateway.net.port import MAX_HEAD, refusal
 from gateway.net.transport import PAUSE_ABOVE, SLICE, FastPort, FastServer, pending_bytes
 from gateway.net.wsframes import fragments, frame, frame_end, frame_header, unmasked
@@ -85,7 +86,7 @@ class FastPathMixin(WebSocketServerProtocol):  # type: ignore[misc]
       fast path; ``trafficStats`` does not count them, and is one for all connections of a factory.
     - What is sent while a read is being handled leaves in one write at its end (RPC 1.2-1.6 times),
       in the order of sending, whether by us or by Autobahn, and before the connection is dropped.
-    - A request head over 16 KiB is answered 431, and a refused handshake gets a whole response.
+    - A head over 16 KiB is answered 431, an ambiguous one 400; a refusal is a whole response.
     - The head of the request is forgotten once ``onOpen`` has returned (1.3 KB a connection).
 
     As in the base class, an exception from ``onMessage`` leaves the read and the reactor drops the
@@ -290,12 +291,17 @@ class FastPathMixin(WebSocketServerProtocol):  # type: ignore[misc]
             )
 
     def processHandshake(self) -> None:
-        """Refuse a head that is too large; else as the base class."""
-        end = self.data.find(b"\r\n\r\n", 0, MAX_HEAD + 4)
-        if end < 0 and len(self.data) >= MAX_HEAD + 4:
+        """Refuse a head that is too large or ambiguous; else as the base class."""
+        end = self.data.find(BLANK_LINE, 0, MAX_HEAD + len(BLANK_LINE))
+        if end < 0 and len(self.data) >= MAX_HEAD + len(BLANK_LINE):
             self.failHandshake(f"the request head is larger than {MAX_HEAD} bytes", 431)
             return
-        super().processHandshake()
+        try:
+            self.data = self.data if end < 0 else unambiguous(self.data, end)
+        except ValueError as error:
+            self.failHandshake(str(error))
+        else:
+            super().processHandshake()
 
     def sendHttpErrorResponse(  # noqa: N802
         self,

@@ -276,6 +276,27 @@ def test_s06_what_a_client_puts_before_the_proxy_is_not_believed() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "end", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\r", "\n", "\r\n "]
+)
+def test_s06_a_header_within_another_is_not_believed(end: str) -> None:
+    """What the proxy passed on as one value is one: no header of the client's comes behind the proxy's."""
+    gate = Gate(config=Config(server=ServerConfig(trusted_proxies=["192.0.2.7"])))
+    hidden = {
+        "X_Forwarded_For": "203.0.113.1",
+        "User_Agent": f"a{end}X-Forwarded-For: 198.51.100.1",
+    }
+    client = gate.open(FAR, **hidden)
+    assert " 400 " in client.status or client.server.remote.address == "203.0.113.1"
+
+
+def test_s06_twin_a_name_in_utf_8_is_no_line_end() -> None:
+    """A letter of which a byte ends a line elsewhere keeps nobody out."""
+    gate = Gate(config=Config(server=ServerConfig(trusted_proxies=["192.0.2.7"])))
+    headers = {"X_City": "\u00c5lesund", "X_Forwarded_For": "203.0.113.1"}
+    assert guess(gate, FAR, TOKEN, headers=headers) == "in"
+
+
 def test_s06_the_limiter_remembers_a_bounded_number_of_addresses(gate: Gate) -> None:
     """A guesser with very many addresses fills no memory, and frees no address that is locked out."""
     attempts = gate.wiring.edge.guard.attempts
