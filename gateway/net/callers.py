@@ -78,9 +78,10 @@ class Callers:
         """Whether a local request calls the gateway by a name that it does not have."""
         hosts = self._edge.policy.hosts
         address = host_of(request.client)
-        host = request.requestHeaders.getRawHeaders(b"host")
-        name = host[0].decode("latin-1") if host else None
-        return hosts is not None and hosts.refuses(Peer(address, host=name))
+        names = request.requestHeaders.getRawHeaders(b"host") or []
+        return hosts is not None and any(
+            hosts.refuses(Peer(address, host=name.decode("latin-1"))) for name in names
+        )
 
     def authorize(self, request: Request) -> Verdict | Deferred[Verdict]:
         """Judge the bearer token; a Deferred where a password has to be compared with its hash."""

@@ -7,6 +7,8 @@ a Twisted endpoint string      ``tcp:…`` and ``ssl:…`` (both with the fast t
                                ``systemd:…`` and those of plugins
 =============================  =====================================================================
 
+Not ``haproxy:…``: it believes of everybody who connects what a PROXY header says, loopback included.
+
 Host names are not looked up: that would take time before the reactor runs, and what a name means may
 change; an empty host is refused, since listening on every interface must be asked for by name.
 """
@@ -107,6 +109,10 @@ def _listen(spec: str, factory: IProtocolFactory, reactor: Any) -> Listener:
 
 
 def _listen_at_endpoint(spec: str, factory: IProtocolFactory, reactor: Any) -> Listener:
+    if spec.startswith("haproxy:"):
+        raise _bad(
+            spec, "whoever connects can write a PROXY header; server.trusted_proxies instead"
+        )
     try:
         outcome = serverFromString(_Reactor(reactor), spec).listen(factory)
     except OSError as error:

@@ -147,8 +147,14 @@ class Channel(http.HTTPChannel):
         """Take bytes, in the time that there is for strangers: a request lets nobody in."""
         self._at_once = 0
         self.site.turnstile.serve(
-            self, super().dataReceived, data, lambda: self.successor is None and not self._gone
+            self, self._parse, data, lambda: self.successor is None and not self._gone
         )
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            super().dataReceived(data)
+        except ValueError:  # Twisted on a Content-Length of thousands of digits
+            self._respondToBadRequestAndDisconnect()
 
     def too_many(self) -> bool:
         """Count a request; return whether one read brought more of them than are answered."""

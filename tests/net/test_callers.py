@@ -198,6 +198,7 @@ def test_local_requests_under_a_foreign_name() -> None:
         return int(wire.sent.split()[1])
 
     assert asked("evil.example") == 421
+    assert asked("localhost\r\nHost: evil.example") == 421
     assert asked("localhost:18789") == asked("test-host") == 200
     assert asked("evil.example", REMOTE) == 200, "a remote caller is not trusted anyway"
     wire = Wire()

@@ -43,6 +43,10 @@ def refused(spec: str, reactor: Any) -> str:
         ("127.0.0.1:65536", "the port is larger than 65535"),
         ("18789", "neither HOST:PORT nor an endpoint: unknown endpoint type: '18789'"),
         ("ws://127.0.0.1:1", "neither HOST:PORT nor an endpoint: unknown endpoint type: 'ws'"),
+        (
+            "haproxy:tcp:0",
+            "whoever connects can write a PROXY header; server.trusted_proxies instead",
+        ),
         ("ssl:0:privateKey=/no/such", "no such file or directory: /no/such"),
     ],
 )

@@ -30,6 +30,7 @@ ANYTHING = [
     b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
     head("/", Content_Length="1", Transfer_Encoding="chunked"),
     head("/", Content_Length="x"),
+    head("/", Content_Length="9" * 5000),
     b"x" * 20_000,
     upgrade(Sec_WebSocket_Version="7"),
     upgrade(Sec_WebSocket_Key="short"),
