@@ -18,6 +18,7 @@ from gateway.core.refusals import Refusal
 from gateway.errors import CloseCause, CloseCode
 from gateway.net.facts import log_closed, printable
 from gateway.net.sending import Sending
+from gateway.net.wsframes import keep
 
 _log = Logger()
 
@@ -229,9 +230,15 @@ class Ending(Sending):
         self.close(cause, CloseCode.TOO_BIG, reason, payloadBytes=msg_size, limitBytes=max_msg_size)
 
     def onMessageFrameData(self, payload: bytes) -> None:
-        """Keep a piece of a long message (Autobahn's hook), unless nobody will read it."""
+        """Keep a piece of a frame (Autobahn's hook), unless nobody will read it."""
         if self.closing is None:
-            super().onMessageFrameData(payload)
+            keep(self.frame_data, payload)
+
+    def onMessageFrame(self, payload: list[bytes | bytearray]) -> None:
+        """Keep the pieces of a fragment (Autobahn's hook), unless nobody will read it."""
+        if self.closing is None:
+            for piece in payload:
+                keep(self.message_data, piece)
 
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:  # noqa: N803
         """Take a close frame (Autobahn's hook): the answer to ours, or one that is answered here."""

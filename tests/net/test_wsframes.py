@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.net.wsframes import fragments, frame, frame_end, frame_header, unmasked
+from gateway.net.wsframes import fragments, frame, frame_end, frame_header, keep, unmasked
 from gateway.testing import FakeClock
 from tests.net.wire import MASK, close_frame, masked, opened, websocket_factory
 
@@ -102,3 +104,13 @@ def test_frame_end_of_half_a_header() -> None:
     for data in (b"", b"\x81", masked(b"x" * 200)[:3], masked(b"x" * 70_000)[:9]):
         assert frame_end(data, 0, len(data)) == len(data)
     assert MASK not in masked(b"x" * 200)[:3]
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"bc", b"x" * 1023, b"y" * 1024, b"z" * 5000])))
+def test_pieces_are_kept_together(pieces: list[bytes]) -> None:
+    """All that came is there, in order, and no two neighbours are small."""
+    kept: list[bytes | bytearray] = []
+    for piece in pieces:
+        keep(kept, piece)
+    assert b"".join(kept) == b"".join(pieces)
+    assert all(len(a) + len(b) > 1024 for a, b in pairwise(kept))
