@@ -88,9 +88,16 @@ What is said of a credential begins with `unauthorized: `; on protocol 3 every d
 approved is told `pairing required`.
 On the gateway's host `gatewayctl why` tells the same of any connection that has ended.
 
-An HTTP request that does not become a WebSocket is answered 400 (it is none), 403 (a proxy that is not in
-`server.trusted_proxies` says who its client is), 408 (the head took too long), 431 (the head is too large)
-or 503 (`limits.preauth_connections_per_address`, `limits.preauth_connections_max`).
+An HTTP request that is refused, whether for an upgrade or not, is answered
+
+- 400: it is no request, or one that can be read in two ways; mend the client, or the proxy before it;
+- 401: no bearer token, or a wrong one; 429 with `Retry-After`: too many were wrong;
+- 403: a proxy says who its client is that is not in `server.trusted_proxies`;
+- 408, 414, 431: the head took too long, its first line or the whole is too large;
+- 413: the body is too large; 429: too many requests at once, or their answers are not read;
+- 421: the gateway has no such name (`server.allowed_hosts`);
+- 503: too many connections (`limits.preauth_connections_per_address`, `limits.preauth_connections_max`), or
+  too many passwords being compared.
 """
 
 LOOKALIKES_INTRO = """\

@@ -254,7 +254,8 @@ def _refused(request: Request, verdict: Verdict) -> bytes:
 
 def _finish(request: Request, body: bytes) -> None:
     """Send a body that came later, unless nobody waits for it any more."""
-    if request.channel is None:
+    channel: Any = request.channel
+    if channel is None or channel.successor is not None:
         return
     request.setHeader(b"Content-Length", b"%d" % len(body))
     request.write(body)

@@ -39,6 +39,8 @@ from gateway.net.turnstile import Turnstile
 
 MAX_BODY: Final = 65_536
 """Largest request body that is read, in bytes; no resource takes one yet."""
+MAX_AHEAD: Final = 65_536
+"""Most bytes that are kept of requests that follow one that is being answered."""
 NOT_DONE_YET: Final = 1
 """What a resource returns that goes on by itself."""
 REQUESTS_AT_ONCE: Final = 8
@@ -83,6 +85,9 @@ class Request(http.Request):
             return
         if self.channel.too_many():
             self.channel.refuse(429, f"more than {REQUESTS_AT_ONCE} requests at once")
+            return
+        if self.channel.unread:
+            self.channel.refuse(429, "the answers before are not read")
             return
         if self.method == b"GET" and self.requestHeaders.hasHeader(b"upgrade"):
             head = self._as_received()
@@ -129,6 +134,9 @@ class Channel(http.HTTPChannel):
     maxHeaders = MAX_HEADERS  # noqa: N815 - Twisted's name
     successor: IProtocol | None = None
     """The protocol that this connection was given to."""
+    unread = False
+    """Whether answers wait that the peer does not read. Twisted stops reading then, but not from who was
+    answered within a read, and the turnstile lets everybody be read in turn."""
     _gone = False
     _at_once = 0
 
@@ -188,10 +196,22 @@ class Channel(http.HTTPChannel):
 
     def rawDataReceived(self, data: bytes) -> None:
         """Take a piece of a body; what came behind an upgrade is the successor's."""
-        if self.successor is None:
-            super().rawDataReceived(data)
-        else:
+        if self.successor is not None:
             self.successor.dataReceived(data)
+        elif self._handlingRequest and sum(map(len, self._dataBuffer)) > MAX_AHEAD:
+            self.refuse(429, "the request before is not answered yet")
+        else:
+            super().rawDataReceived(data)
+
+    def pauseProducing(self) -> None:
+        """The transport holds enough of what was answered."""
+        self.unread = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The peer reads again."""
+        self.unread = False
+        super().resumeProducing()
 
     def _respondToBadRequestAndDisconnect(self) -> None:  # noqa: N802 - Twisted's name
         self.refuse(400, "this is no HTTP request that can be understood")

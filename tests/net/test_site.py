@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent
 from twisted.web.resource import Resource
 
+from gateway.net.callers import TRUSTED, Verdict
+from gateway.net.http import Ready
 from gateway.net.site import MAX_BODY
 from tests.net.web import PATHS, Answer, Web
 from tests.net.wire import head, masked, upgrade
@@ -206,6 +209,42 @@ def test_a_long_pipeline_is_cut(web: Web) -> None:
     for _ in range(20):
         patient.receive(head("/healthz") * 8)
     assert patient.sent.count(b" 200 OK\r\n") == 160
+
+
+def test_who_reads_no_answers_gets_no_more(web: Web) -> None:
+    """Once the transport is full a further request is refused; who has read is answered again."""
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    wire.protocol.pauseProducing()  # as a full transport does
+    wire.protocol.resumeProducing()
+    wire.receive(head("/healthz"))
+    assert wire.sent.count(b" 200 OK\r\n") == 2
+    wire.protocol.pauseProducing()
+    wire.receive(head("/healthz") * 5)
+    assert wire.sent.count(b" 200 OK\r\n") == 2
+    assert wire.sent.count(b"HTTP/1.1 429 ") == 1
+    web.clock.advance(1)
+    assert wire.log[-1] == ("abort",)
+
+
+def test_what_follows_an_unanswered_request_is_bounded(web: Web) -> None:
+    """Requests behind one that takes its time are kept up to 64 KiB; its answer is not waited for then."""
+    answers: list[Deferred[Verdict]] = []
+
+    class Later(Ready):
+        def judge(self, request: Any) -> Deferred[Verdict]:
+            answers.append(Deferred())
+            return answers[-1]
+
+    web.root.putChild(b"later", Later(web.probes, lambda request: TRUSTED))
+    wire = web.connect()
+    wire.receive(head("/later"))
+    for _ in range(18):
+        wire.receive(b"x" * 4096)
+    assert wire.sent.count(b"HTTP/1.1 429 ") == 1
+    sent = wire.sent
+    answers[0].callback(TRUSTED)
+    assert wire.sent == sent
 
 
 def test_requests_without_end_stand_in_line(web: Web) -> None:
