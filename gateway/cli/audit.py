@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.config import Config, LoadedConfig, Secret, SecretRef, resolve_secret
 from gateway.core.credentials import is_hash
+from gateway.core.proxies import networks_of
 from gateway.errors import StartError
 from gateway.settings import find_secrets
 
@@ -171,8 +171,8 @@ def _longer(mode: str, configured: Secret | None) -> str:
 
 
 def _proxies(config: Config) -> Iterator[Finding]:
-    for text in config.server.trusted_proxies:
-        network = ipaddress.ip_network(text, strict=False)
+    texts = config.server.trusted_proxies
+    for text, network in zip(texts, networks_of(texts), strict=True):
         if network.prefixlen < WIDEST[network.version]:
             level = DANGER if config.auth.mode == "trusted-proxy" else WARNING
             told = f"{text}: everybody in there can say where, or who, a client is"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.core.access import Peer, is_local_address
+from gateway.core.access import UNIX_ADDRESS, Peer, is_local_address
 
 FORWARDED_HEADERS: Final = (
     "forwarded",
@@ -34,6 +34,9 @@ _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([0-9.]+):\d+")
 _USER: Final = re.compile(rf"[!-+\--~]{{1,{MAX_USER}}}")
 """One word without a comma, which would stand between two headers of one name."""
 
+_MAPPED: Final = 96
+"""Bits before an IPv4 address that is mapped into IPv6."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -42,8 +45,16 @@ class Unattributed(Exception):
 
 
 def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Return networks. Raises ValueError for what is neither an address nor a network."""
-    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+    """Return networks, those of IPv4 as such. Raises ValueError for what is no address or network."""
+    return tuple(_unmapped(ipaddress.ip_network(text, strict=False)) for text in texts)
+
+
+def _unmapped(network: Network) -> Network:
+    """Return the IPv4 network that is written as one of IPv6, as a log shows it; others as they are."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED:
+        return network
+    return ipaddress.IPv4Network((int(mapped), network.prefixlen - _MAPPED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,11 @@ class ProxyPolicy:
         """
         trusted = self.trusts(peer.address)
         if any(name in headers for name in FORWARDED_HEADERS):
+            if peer.address == UNIX_ADDRESS:
+                raise Unattributed(
+                    "this request came through a proxy on a Unix socket, which has no address to trust: "
+                    "let it connect to 127.0.0.1, and add that to server.trusted_proxies"
+                )
             if not trusted:
                 raise Unattributed(
                     "this request came through a proxy that is not known here: add the proxy's address "

@@ -41,8 +41,18 @@ def test_headers_of_a_peer_that_is_no_proxy(name: str) -> None:
         policy().attribute(STRANGER, {name: "127.0.0.1"})
     with pytest.raises(Unattributed):
         ProxyPolicy().attribute(Peer("127.0.0.1"), {name: "127.0.0.1"})
-    with pytest.raises(Unattributed):
+    with pytest.raises(Unattributed, match="connect to 127"):
         policy().attribute(Peer("unix"), {name: "127.0.0.1"})
+
+
+@pytest.mark.parametrize("text", ["::ffff:10.0.0.0/120", "::ffff:10.0.0.1"])
+def test_a_proxy_is_named_as_the_log_shows_it(text: str) -> None:
+    """An IPv4 address written as IPv6 names the same proxy; a wider network of IPv6 is one of IPv6."""
+    proxies = ProxyPolicy(networks_of([text]))
+    assert proxies.trusts("10.0.0.1")
+    assert proxies.trusts("::ffff:10.0.0.1")
+    assert not proxies.trusts("10.0.1.1")
+    assert not ProxyPolicy(networks_of(["::ffff:0:0/90"])).trusts("10.0.0.1")
 
 
 @pytest.mark.parametrize(
