@@ -18,6 +18,7 @@ from gateway.app.pairingnotices import APPROVED, REJECTED, PairingNotices
 from gateway.app.revocation import Revocations
 from gateway.core import devicetokens, pairing
 from gateway.core.access import KNOWN_SCOPES, covers, digest_of
+from gateway.core.admitting import claim
 from gateway.core.deviceproof import base64url
 from gateway.core.pairing import PairingError, live
 from gateway.core.registry import Registry
@@ -96,7 +97,7 @@ class ScopeUpgrades:
         def change(current: Pairing) -> Pairing:
             public_key = pairing.paired(current).public_key
             wanted = _ask(caller, device_id, public_key, scopes)
-            made = pairing.ask(current, wanted, request_id=request_id, now_ms=now_ms, merge=False)
+            made = pairing.ask(current, wanted, request_id=request_id, now_ms=now_ms)
             asked[:] = [made]
             return made.pairing
 
@@ -236,9 +237,9 @@ def _ask(caller: Caller, device_id: str, public_key: str, scopes: tuple[str, ...
         role=Role.OPERATOR,
         scopes=scopes,
         protocol=caller.protocol,
-        display_name=client.display_name,
-        platform=client.platform,
-        device_family=client.device_family,
+        display_name=claim(client.display_name),
+        platform=claim(client.platform),
+        device_family=claim(client.device_family),
         client_id=client.id,
         client_mode=client.mode,
         remote_ip=None if peer.local else peer.address,

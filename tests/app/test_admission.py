@@ -336,14 +336,14 @@ def test_a_device_token_makes_no_other_machine(door: Door) -> None:
 
 
 def test_version_3_may_change_its_machine(door: Door) -> None:
-    """What a version 3 client says of its machine is written down, and nothing is asked."""
+    """What a version 3 client says of its machine is not asked about, nor taken for what was approved."""
     door.knock(3)
     door.clock.advance(60)
     door.knock(3, platform="darwin", peer=REMOTE)
 
     device = door.device()
     assert device is not None
-    assert device.platform == "darwin"
+    assert (device.platform, device.last_seen_at_ms) == ("linux", door.clock.now_ms())
 
 
 def test_claims_are_cut(door: Door) -> None:
@@ -353,6 +353,27 @@ def test_claims_are_cut(door: Door) -> None:
     device = door.device()
     assert device is not None
     assert device.display_name == "x" * 200
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Ann's phone", "Ann's phone"),
+        ("  Ann  ", "Ann"),
+        ("a\n\x1b[31mb\x07", "a [31mb"),
+        ("\u202eevil\u200b\ufeff", "evil"),
+        ("Ann\u2800\u3164\u3164admin", "Ann admin"),
+        ("Zo\u00eb \U0001f4f1", "Zo\u00eb \U0001f4f1"),
+        ("\u200b", None),
+    ],
+)
+def test_claims_can_be_shown(door: Door, said: str, shown: str | None) -> None:
+    """A name steers no terminal, does not turn the line around, and feigns no column of its own."""
+    door.refusal(peer=REMOTE, displayName=said)
+
+    request = door.pairing().request
+    assert request is not None
+    assert request.display_name == shown
 
 
 # -- what operators are told
