@@ -14,7 +14,7 @@ import click
 from gateway.cli.call import RequestError, as_json, asked
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.inspect import json_option, now_ms
-from gateway.cli.tables import one_line, span
+from gateway.cli.tables import one_line, span, who
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -150,8 +150,8 @@ def _wait(connected: Session, made: Mapping[str, Any]) -> None:
         used = status.get("completion") or status.get("deliveryUncertain")
         if used:
             name = used.get("deviceName")
-            who = f"{name} [{used['deviceId'][:8]}]" if name else used["deviceId"]
-            click.echo(f"paired {one_line(who)}")
+            device = used["deviceId"]
+            click.echo(f"paired {who(name, device) if name else one_line(device)}")
             return
         if now_ms() >= made["expiresAtMs"]:
             raise Failure('nobody used the setup code in time: "gatewayctl pair" makes another')
