@@ -26,7 +26,7 @@ from gateway.app.pairingnotices import APPROVED, REJECTED, PairingNotices, sees_
 from gateway.app.revocation import Revocations
 from gateway.core import devicetokens, pairing
 from gateway.core.access import ADMIN, KNOWN_SCOPES, covers, digest_of
-from gateway.core.admitting import claim
+from gateway.core.connectparams import claim
 from gateway.core.deviceproof import base64url
 from gateway.core.deviceshapes import device_shape
 from gateway.core.pairing import PairingError, live, may_grant

@@ -18,7 +18,6 @@ from gateway.app.pairingnotices import APPROVED, REJECTED, PairingNotices
 from gateway.app.revocation import Revocations
 from gateway.core import devicetokens, pairing
 from gateway.core.access import KNOWN_SCOPES, covers, digest_of
-from gateway.core.admitting import claim
 from gateway.core.deviceproof import base64url
 from gateway.core.pairing import PairingError, live
 from gateway.core.registry import Registry
@@ -237,9 +236,9 @@ def _ask(caller: Caller, device_id: str, public_key: str, scopes: tuple[str, ...
         role=Role.OPERATOR,
         scopes=scopes,
         protocol=caller.protocol,
-        display_name=claim(client.display_name),
-        platform=claim(client.platform),
-        device_family=claim(client.device_family),
+        display_name=client.display_name,
+        platform=client.platform,
+        device_family=client.device_family,
         client_id=client.id,
         client_mode=client.mode,
         remote_ip=None if peer.local else peer.address,

@@ -27,10 +27,6 @@ from gateway.core.pairing import (
 from gateway.model import Device, DeviceToken, Pairing, PairingRequest, Role
 
 _SHARED: Final = frozenset({"none", "token", "password"})
-MAX_CLAIM: Final = 200
-"""Characters that are kept of what a device says of itself."""
-_HIDDEN: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-"""Blanks that count as printable."""
 _NATIVE_APPS: Final = frozenset(
     {"openclaw-macos", "openclaw-ios", "openclaw-android", "openclaw-linux", "openclaw-watchos"}
 )
@@ -107,24 +103,13 @@ def ask_of(proven: Proven) -> Ask:
         role=proven.role.value,
         scopes=grantable(proven.scopes),
         protocol=proven.protocol,
-        display_name=claim(client.display_name),
-        platform=claim(client.platform),
-        device_family=claim(client.device_family),
+        display_name=client.display_name,
+        platform=client.platform,
+        device_family=client.device_family,
         client_id=client.id,
         client_mode=client.mode,
         remote_ip=None if peer.local else peer.address,
     )
-
-
-def claim(text: str | None) -> str | None:
-    """Return what a device says of itself as operators may be shown it, None for nothing.
-
-    It is one line, bounded, without what steers a terminal, turns the direction of writing or is not seen.
-    """
-    text = (text or "")[:MAX_CLAIM]
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(c if c.isprintable() and c not in _HIDDEN else " " for c in text)
-    return " ".join(text.split()) or None
 
 
 def decide(pairing: Pairing, knock: Knock, room: frozenset[Room] = frozenset()) -> Decision:

@@ -220,8 +220,8 @@ def _with_device(proven: Proven, nonce: str, now_ms: int) -> Proven:
         role=proven.role.value,
         scopes=tuple(given(params.scopes, [])),
         token=given(params.auth, AuthParams()).signed_token(),
-        platform=proven.client.platform,
-        device_family=proven.client.device_family,
+        platform=params.client.platform,
+        device_family=given(params.client.device_family, None),
     )
     failure = verify(proof, context, nonce=nonce, now_ms=now_ms)
     if failure is not None:

@@ -355,25 +355,19 @@ def test_claims_are_cut(door: Door) -> None:
     assert device.display_name == "x" * 200
 
 
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        ("Ann's phone", "Ann's phone"),
-        ("  Ann  ", "Ann"),
-        ("a\n\x1b[31mb\x07", "a [31mb"),
-        ("\u202eevil\u200b\ufeff", "evil"),
-        ("Ann\u2800\u3164\u3164admin", "Ann admin"),
-        ("Zo\u00eb \U0001f4f1", "Zo\u00eb \U0001f4f1"),
-        ("\u200b", None),
-    ],
-)
-def test_claims_can_be_shown(door: Door, said: str, shown: str | None) -> None:
-    """A name steers no terminal, does not turn the line around, and feigns no column of its own."""
-    door.refusal(peer=REMOTE, displayName=said)
+def test_claims_are_shown_as_one_line(door: Door) -> None:
+    """What operators are shown is cleaned, while the device signs what it said."""
+    door.refusal(peer=REMOTE, displayName="a\n\u202eb", platform=" Linux\x07")
 
     request = door.pairing().request
     assert request is not None
-    assert request.display_name == shown
+    assert (request.display_name, request.platform) == ("a b", "Linux")
+
+
+def test_who_hides_its_machine_is_another(door: Door) -> None:
+    """A platform of blanks is none that was approved."""
+    door.knock()
+    assert door.refusal(peer=REMOTE, platform=" \u200b")["details"]["reason"] == "metadata-upgrade"
 
 
 # -- what operators are told
