@@ -100,9 +100,11 @@ class Devices:
         self._notices.changed(device_id)
         device = pairing.paired(stored)
         self._log.info(
-            "device approved device={device} role={role}",
+            "device approved device={device} role={role} scopes={scopes} by={by}",
             device=device.device_id,
             role=",".join(request.roles),
+            scopes=",".join(request.scopes),
+            by=caller.principal.actor,
         )
         return {"requestId": request_id, "device": device_shape(device, caller.protocol)}
 
@@ -132,7 +134,9 @@ class Devices:
         for request in filter(None, dropped):
             self._notices.resolved(request, REJECTED)
         self._notices.changed(device_id)
-        self._log.info("device removed device={device}", device=device_id)
+        self._log.info(
+            "device removed device={device} by={by}", device=device_id, by=caller.principal.actor
+        )
         await self._caps.forget_node(device_id)
         return {"deviceId": device_id}
 
@@ -183,7 +187,10 @@ class Devices:
             await self._change(device_id, change, unknown=unknown)
         self._notices.changed(device_id)
         self._log.info(
-            "device token rotated device={device} role={role}", device=device_id, role=role
+            "device token rotated device={device} role={role} by={by}",
+            device=device_id,
+            role=role,
+            by=caller.principal.actor,
         )
         result: dict[str, Any] = {
             "deviceId": device_id,
@@ -211,7 +218,10 @@ class Devices:
             await self._change(device_id, change, unknown=unknown)
         self._notices.changed(device_id)
         self._log.info(
-            "device token revoked device={device} role={role}", device=device_id, role=role
+            "device token revoked device={device} role={role} by={by}",
+            device=device_id,
+            role=role,
+            by=caller.principal.actor,
         )
         return {"deviceId": device_id, "role": role, "revokedAtMs": now_ms}
 

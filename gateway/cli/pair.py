@@ -66,6 +66,7 @@ def pair(
     if code is not None:
         use(flags, code)
         return
+    from gateway.cli.devices import FROM_THE_HOST
     from gateway.cli.reach import reachable_url
     from gateway.cli.session import session
 
@@ -74,7 +75,8 @@ def pair(
         try:
             made = asked(connected, "device.pair.setupCode", params)
         except RequestError as error:
-            raise Failure(f"no setup code was made: {error.message}") from None
+            hint = f". {FROM_THE_HOST}" if error.message.startswith("missing scope") else ""
+            raise Failure(f"no setup code was made: {error.message}{hint}") from None
         drawn = sys.stdout.isatty() if qr is None else qr
         click.echo(as_json(made) if raw else _shown(made, role, qr=drawn))
         if wait:
