@@ -26,13 +26,14 @@ from gateway.app.pairingnotices import APPROVED, REJECTED, PairingNotices, sees_
 from gateway.app.revocation import Revocations
 from gateway.core import devicetokens, pairing
 from gateway.core.access import ADMIN, KNOWN_SCOPES, covers, digest_of
+from gateway.core.connectparams import claim
 from gateway.core.deviceproof import base64url
 from gateway.core.deviceshapes import device_shape
 from gateway.core.pairing import PairingError, live, may_grant
 from gateway.core.pairingshapes import requested
 from gateway.errors import InvalidRequest, StoreError
 from gateway.interfaces import IClock, IEntropy, IStore
-from gateway.model import Device, NodeRecord, Pairing, PairingRequest, Role
+from gateway.model import Device, Pairing, PairingRequest, Role
 
 TOKEN_BYTES = 32
 
@@ -79,24 +80,15 @@ class Devices:
         """
         now_ms = self._clock.now_ms()
 
-        def check(request: PairingRequest) -> None:
-            _require_operator_of(caller, request.device_id, request.roles, "pairing approval")
-            missing = may_grant(caller.scopes, request)
-            if missing is not None:
-                raise _lacks(missing, "approve", request.scopes)
-
         found, request = await self._find(caller, request_id, "pairing approval")
-        asked: list[PairingRequest] = [request]
+        _require_operator_of(caller, request.device_id, request.roles, "pairing approval")
+        missing = may_grant(caller.scopes, request)
+        if missing is not None:
+            raise _lacks(missing, "approve", request.scopes)
 
         def change(current: Pairing) -> Pairing:
-            # Version 3 widens a request under its id: what counts is what is granted now.
-            fresh = live(current, now_ms).request
-            if fresh is not None and fresh.request_id == request_id:
-                check(fresh)
-                asked[:] = [fresh]
             return pairing.approve(current, request_id, via="owner", now_ms=now_ms)
 
-        check(request)
         device_id, unknown = found.device_id, "unknown requestId"
         if found.device is None:
             async with self._caps.turn:
@@ -104,13 +96,15 @@ class Devices:
                 stored = await self._change(device_id, change, unknown=unknown)
         else:
             stored = await self._change(device_id, change, unknown=unknown)
-        self._notices.resolved(asked[0], APPROVED)
+        self._notices.resolved(request, APPROVED)
         self._notices.changed(device_id)
         device = pairing.paired(stored)
         self._log.info(
-            "device approved device={device} role={role}",
+            "device approved device={device} role={role} scopes={scopes} by={by}",
             device=device.device_id,
-            role=",".join(asked[0].roles),
+            role=",".join(request.roles),
+            scopes=",".join(request.scopes),
+            by=caller.principal.actor,
         )
         return {"requestId": request_id, "device": device_shape(device, caller.protocol)}
 
@@ -137,18 +131,22 @@ class Devices:
 
         with self._ending(caller, device_id, lambda: self._revocations.device(device_id)):
             await self._change(device_id, change, unknown="unknown deviceId")
-        await self._store.update_node(device_id, lambda _: NodeRecord(node_id=device_id))
         for request in filter(None, dropped):
             self._notices.resolved(request, REJECTED)
         self._notices.changed(device_id)
-        self._log.info("device removed device={device}", device=device_id)
+        self._log.info(
+            "device removed device={device} by={by}", device=device_id, by=caller.principal.actor
+        )
+        await self._caps.forget_node(device_id)
         return {"deviceId": device_id}
 
     async def rename(self, caller: Caller, device_id: str, name: str) -> dict[str, Any]:
         """Give a device another name than its own; return ``{deviceId, label}``. Raises InvalidRequest."""
-        label = name.strip()
+        label = " ".join(name.split())
         if not label:
             raise InvalidRequest("label required")
+        if claim(label) != label:
+            raise InvalidRequest("label must be a name that can be shown")
 
         def change(current: Pairing) -> Pairing:
             _require_operator_of(caller, device_id, _roles(current), "pairing rename")
@@ -189,7 +187,10 @@ class Devices:
             await self._change(device_id, change, unknown=unknown)
         self._notices.changed(device_id)
         self._log.info(
-            "device token rotated device={device} role={role}", device=device_id, role=role
+            "device token rotated device={device} role={role} by={by}",
+            device=device_id,
+            role=role,
+            by=caller.principal.actor,
         )
         result: dict[str, Any] = {
             "deviceId": device_id,
@@ -217,7 +218,10 @@ class Devices:
             await self._change(device_id, change, unknown=unknown)
         self._notices.changed(device_id)
         self._log.info(
-            "device token revoked device={device} role={role}", device=device_id, role=role
+            "device token revoked device={device} role={role} by={by}",
+            device=device_id,
+            role=role,
+            by=caller.principal.actor,
         )
         return {"deviceId": device_id, "role": role, "revokedAtMs": now_ms}
 

@@ -12,10 +12,10 @@ from gateway.app.hub import Hub
 from gateway.app.revocation import Revocations
 from gateway.core.attempts import canonical_address
 from gateway.core.pairing import live, remove
-from gateway.errors import Unavailable
+from gateway.errors import StoreError, Unavailable
 from gateway.interfaces import IClock, IStore
 from gateway.limits import LimitsConfig
-from gateway.model import Device, Pairing
+from gateway.model import Device, NodeRecord, Pairing
 
 
 class PairingCaps:
@@ -108,7 +108,20 @@ class PairingCaps:
             "device {device} was forgotten: more are paired than limits.devices_max allows",
             device=device.device_id,
         )
+        await self.forget_node(device.device_id)
         return True
+
+    async def forget_node(self, device_id: str) -> None:
+        """Delete what is kept of a device as a node, once it is removed.
+
+        Where the store fails that much is left: what was approved in it counts for no other pairing.
+        """
+        try:
+            await self._store.update_node(device_id, lambda _: NodeRecord(node_id=device_id))
+        except StoreError:
+            self._log.failure(
+                "the node record of a removed device stays device={device}", device=device_id
+            )
 
 
 def _source(address: str | None) -> str | None:

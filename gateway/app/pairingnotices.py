@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.logger import Logger
+
 from gateway.app.context import Caller
 from gateway.app.hub import Hub
 from gateway.core.access import ADMIN
@@ -21,6 +23,8 @@ Decided = Callable[[PairingRequest, str], None]
 
 class PairingNotices:
     """Announces requests and their ends to connected operators."""
+
+    _log = Logger()
 
     def __init__(self, clock: IClock, hub: Hub) -> None:
         self._clock = clock
@@ -43,7 +47,8 @@ class PairingNotices:
             listener(request, decision)
 
     def paired(self, request_id: str, device_id: str) -> None:
-        """Tell that a device was paired without a request that anybody was told of."""
+        """Tell that a device was paired, or given more, without a request that anybody was told of."""
+        self._log.info("device paired unasked device={device}", device=device_id)
         self._resolved(request_id, device_id, APPROVED)
 
     def changed(self, device_id: str) -> None:

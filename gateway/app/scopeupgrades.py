@@ -96,7 +96,7 @@ class ScopeUpgrades:
         def change(current: Pairing) -> Pairing:
             public_key = pairing.paired(current).public_key
             wanted = _ask(caller, device_id, public_key, scopes)
-            made = pairing.ask(current, wanted, request_id=request_id, now_ms=now_ms, merge=False)
+            made = pairing.ask(current, wanted, request_id=request_id, now_ms=now_ms)
             asked[:] = [made]
             return made.pairing
 

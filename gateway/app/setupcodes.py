@@ -117,6 +117,12 @@ class SetupCodes:
         if len(self._open) >= self._open.maximum:
             raise Unavailable("too many setup codes wait to be used; try again in ten minutes")
         self._open.put(digest, code, now)
+        self._log.info(
+            "setup code made setup={setup} profile={profile} by={by}",
+            setup=code.setup_id,
+            profile=profile.name,
+            by=None if maker is None else maker.actor,
+        )
         expires_at_ms = self._clock.now_ms() + round(SETUP_TTL_S * 1000)
         return Created(code.setup_id, secret, expires_at_ms, profile)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from unicodedata import normalize
 
 import click
 
 from gateway.cli.call import RequestError, as_json, ask
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.inspect import json_option, now_ms
-from gateway.cli.tables import one_line, short_ids, span, table
+from gateway.cli.tables import one_line, short_ids, span, table, who
 
 _PENDING: Final = ("REQUEST", "AGE", "DEVICE", "NAME", "ROLE", "SCOPES", "CLIENT", "FROM", "KNOWN")
 _PAIRED: Final = (
@@ -69,14 +70,15 @@ def approve(flags: Flags, wanted: str | None, latest: bool, raw: bool) -> None:
     """Pair a device, or give one that is paired more: all that its request says."""
     if (wanted is None) != latest:
         raise click.UsageError("give the ID of a request, or --latest")
-    pending = _listed(flags)["pending"]
+    listed = _listed(flags)
+    pending = listed["pending"]
     if wanted is not None:
         request = _the_one(pending, wanted, "requestId", "deviceId")
     elif not pending:
         raise Failure('no device asks to be paired: "gatewayctl devices" lists what is')
     else:
         request = max(pending, key=lambda row: row.get("ts", 0))
-        _confirm(request)
+        _confirm(request, listed["paired"])
     answer = _call(flags, "device.pair.approve", {"requestId": request["requestId"]})
     click.echo(as_json(answer) if raw else f"approved {_described(request)}")
 
@@ -165,37 +167,69 @@ def _list(flags: Flags, raw: bool) -> None:
         click.echo(as_json(listed))
         return
     pending, paired, now = listed["pending"], listed["paired"], now_ms()
+    # Told apart from all others: the beginning of an id can be made to look like another's.
+    ids = [row["deviceId"] for row in (*pending, *paired)]
+    short = dict(zip(ids, short_ids(ids), strict=True))
     if pending:
         names = short_ids([row["requestId"] for row in pending])
-        rows = [_request_line(name, row, now) for name, row in zip(names, pending, strict=True)]
+        rows = [
+            _request_line(name, short[row["deviceId"]], row, paired, now)
+            for name, row in zip(names, pending, strict=True)
+        ]
         click.echo("Waiting (gatewayctl devices approve ID):")
         click.echo(table(_PENDING, rows) + "\n")
     if not paired:
         click.echo("No device is paired.")
         return
-    names = short_ids([row["deviceId"] for row in paired])
-    rows = [_device_line(name, row, now) for name, row in zip(names, paired, strict=True)]
+    rows = [_device_line(short[row["deviceId"]], row, now) for row in paired]
     click.echo(table(_PAIRED, rows))
 
 
-def _request_line(name: str, row: Row, now: int) -> list[str]:
+def _request_line(name: str, device: str, row: Row, paired: Sequence[Row], now: int) -> list[str]:
     return [
         one_line(name),
         span(now - row["ts"]),
-        one_line(row["deviceId"][:8]),
+        one_line(device),
         _cell(row.get("displayName")),
         one_line(",".join(row.get("roles") or [row.get("role", "")])),
         one_line(_short(row.get("scopes", []))),  # all of them: who approves grants all
         _cell(row.get("clientId")),
         _cell(row.get("remoteIp") or "here"),
-        "paired" if row.get("isRepair") else "new",
+        _known(row, paired),
     ]
+
+
+def _known(row: Row, paired: Sequence[Row]) -> str:
+    """Say whether who asks is paired, and what of it an operator has not approved; what is odd first."""
+    own = next((each for each in paired if each["deviceId"] == row["deviceId"]), None)
+    if own is None:
+        if row.get("isRepair"):
+            return "paired"
+        name = _folded(row)
+        like = next((each["deviceId"] for each in paired if name and _folded(each) == name), None)
+        return f"new, but {one_line(like[:8])} has that name" if like else "new"
+    for fact in ("platform", "deviceFamily"):
+        was, now = (one_line(each.get(fact) or "", _CELL) for each in (own, row))
+        if was and now and was.lower() != now.lower():
+            return f"paired as {was}, now {now}"
+    wanted, ended = set(row.get("roles") or [row.get("role", "")]), _ended(own)
+    if wanted & set(ended):
+        return "paired, but revoked"
+    return "paired" if wanted <= set(own.get("roles", [])) else "paired, as another role"
+
+
+def _folded(row: Row) -> str:
+    """Return a name as it reads: width, ligatures and case make no other name."""
+    return normalize("NFKC", one_line(row.get("displayName") or "")).casefold()
+
+
+def _ended(row: Row) -> list[str]:
+    return [token["role"] for token in row.get("tokens") or [] if token.get("revokedAtMs")]
 
 
 def _device_line(name: str, row: Row, now: int) -> list[str]:
     seen = row.get("lastSeenAtMs")
-    tokens = row.get("tokens") or []
-    ended = [token["role"] for token in tokens if token.get("revokedAtMs")]
+    ended = _ended(row)
     return [
         one_line(name),
         _cell(row.get("displayName")),
@@ -209,9 +243,10 @@ def _device_line(name: str, row: Row, now: int) -> list[str]:
     ]
 
 
-def _confirm(request: Row) -> None:
+def _confirm(request: Row, paired: Sequence[Row]) -> None:
     """Show who asks; at a terminal, ask whether it is meant. Raises Failure."""
-    click.echo(f"{_described(request)} asks to be paired", err=True)
+    known = _known(request, paired)
+    click.echo(f"{_described(request)} asks to be paired ({known})", err=True)
     if sys.stdin.isatty() and not click.confirm("Approve it?", err=True):
         raise Failure("not approved")
 
@@ -241,9 +276,7 @@ def _described(request: Row) -> str:
 
 
 def _named(row: Row) -> str:
-    name = row.get("displayName") or row.get("clientId")
-    short = row["deviceId"][:8]
-    return one_line(f"{name} [{short}]" if name else short)
+    return who(row.get("displayName") or row.get("clientId"), row["deviceId"])
 
 
 def _short(scopes: Sequence[str]) -> str:

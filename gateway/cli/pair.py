@@ -14,7 +14,7 @@ import click
 from gateway.cli.call import RequestError, as_json, asked
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.inspect import json_option, now_ms
-from gateway.cli.tables import one_line, span
+from gateway.cli.tables import one_line, span, who
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -66,6 +66,7 @@ def pair(
     if code is not None:
         use(flags, code)
         return
+    from gateway.cli.devices import FROM_THE_HOST
     from gateway.cli.reach import reachable_url
     from gateway.cli.session import session
 
@@ -74,7 +75,8 @@ def pair(
         try:
             made = asked(connected, "device.pair.setupCode", params)
         except RequestError as error:
-            raise Failure(f"no setup code was made: {error.message}") from None
+            hint = f". {FROM_THE_HOST}" if error.message.startswith("missing scope") else ""
+            raise Failure(f"no setup code was made: {error.message}{hint}") from None
         drawn = sys.stdout.isatty() if qr is None else qr
         click.echo(as_json(made) if raw else _shown(made, role, qr=drawn))
         if wait:
@@ -150,8 +152,8 @@ def _wait(connected: Session, made: Mapping[str, Any]) -> None:
         used = status.get("completion") or status.get("deliveryUncertain")
         if used:
             name = used.get("deviceName")
-            who = f"{name} [{used['deviceId'][:8]}]" if name else used["deviceId"]
-            click.echo(f"paired {one_line(who)}")
+            device = used["deviceId"]
+            click.echo(f"paired {who(name, device) if name else one_line(device)}")
             return
         if now_ms() >= made["expiresAtMs"]:
             raise Failure('nobody used the setup code in time: "gatewayctl pair" makes another')

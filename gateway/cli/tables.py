@@ -6,13 +6,26 @@ from collections.abc import Sequence
 
 SHORT_ID = 8
 GAP = "  "
+NAME_CHARS = 40
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Characters that count as printable and show nothing."""
 
 
 def one_line(text: object, longest: int = 0) -> str:
     """Return text on one line that steers no terminal; of a longer one the beginning, and ``…``."""
-    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    shown = "".join(c if c.isprintable() and c not in _BLANKS else " " for c in str(text))
     shown = " ".join(shown.split())
     return f"{shown[: longest - 1]}…" if longest and len(shown) > longest else shown
+
+
+def who(name: object, ident: str) -> str:
+    """Return the name that somebody goes by, and the beginning of the id: ``Ann's phone [3f2a9b1c]``.
+
+    Whoever chose the name feigns no id by it: the brackets are the id's alone.
+    """
+    short = one_line(ident[:SHORT_ID])
+    shown = one_line(name or "", NAME_CHARS).replace("[", "(").replace("]", ")")
+    return f"{shown} [{short}]" if shown else short
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

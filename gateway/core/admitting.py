@@ -27,8 +27,6 @@ from gateway.core.pairing import (
 from gateway.model import Device, DeviceToken, Pairing, PairingRequest, Role
 
 _SHARED: Final = frozenset({"none", "token", "password"})
-MAX_CLAIM: Final = 200
-"""Characters that are kept of what a device says of itself."""
 _NATIVE_APPS: Final = frozenset(
     {"openclaw-macos", "openclaw-ios", "openclaw-android", "openclaw-linux", "openclaw-watchos"}
 )
@@ -105,17 +103,13 @@ def ask_of(proven: Proven) -> Ask:
         role=proven.role.value,
         scopes=grantable(proven.scopes),
         protocol=proven.protocol,
-        display_name=_brief(client.display_name),
-        platform=_brief(client.platform),
-        device_family=_brief(client.device_family),
+        display_name=client.display_name,
+        platform=client.platform,
+        device_family=client.device_family,
         client_id=client.id,
         client_mode=client.mode,
         remote_ip=None if peer.local else peer.address,
     )
-
-
-def _brief(text: str | None) -> str | None:
-    return (text or "")[:MAX_CLAIM] or None
 
 
 def decide(pairing: Pairing, knock: Knock, room: frozenset[Room] = frozenset()) -> Decision:
@@ -139,13 +133,7 @@ def decide(pairing: Pairing, knock: Knock, room: frozenset[Room] = frozenset()) 
 def _asked(pairing: Pairing, knock: Knock, reason: str, room: frozenset[Room]) -> Decision:
     if pairing.request is None and Room.REQUEST not in room:
         return Decision(pairing, lacks=Room.REQUEST)
-    asked = ask(
-        pairing,
-        knock.ask,
-        request_id=knock.request_id,
-        now_ms=knock.now_ms,
-        merge=knock.ask.protocol < 4,
-    )
+    asked = ask(pairing, knock.ask, request_id=knock.request_id, now_ms=knock.now_ms)
     return Decision(
         asked.pairing,
         reason=reason,

@@ -248,7 +248,7 @@ def _check_device(
         scopes=tuple(given(params.scopes, [])),
         token=given(params.auth, AuthParams()).signed_token(),
         platform=client.platform,
-        device_family=client.device_family or None,
+        device_family=given(client.device_family, None),
     )
     failure = verify(proof, context, nonce=nonce, now_ms=now_ms)
     if failure is not None:

@@ -26,6 +26,22 @@ CLIENT_IDS: Final = CLIENT_IDS_V3 | frozenset(
 )
 MODES_V3: Final = frozenset("webchat cli ui backend node probe test".split())
 MODES: Final = MODES_V3 | {"worker"}
+MAX_CLAIM: Final = 200
+"""Characters that are kept of each thing that a client says of itself."""
+_UNKNOWN: Final = "unknown"
+_HIDDEN: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Blanks that count as printable."""
+
+
+def claim(text: str | UnsetType | None) -> str | None:
+    """Return what a client says of itself as others may be shown it, None for nothing.
+
+    It is one line, bounded, without what steers a terminal, turns the direction of writing or is not seen.
+    """
+    text = (text or "")[:MAX_CLAIM]
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(c if c.isprintable() and c not in _HIDDEN else " " for c in text)
+    return " ".join(text.split()) or None
 
 
 class ClientParams(Params, frozen=True):
@@ -52,16 +68,16 @@ class ClientParams(Params, frozen=True):
                 raise ValueError(f"{name} must be equal to one of the allowed values")
 
     def info(self) -> ClientInfo:
-        """Return what the domain keeps of it."""
+        """Return what the domain keeps of it; its device signs it as it was sent."""
         return ClientInfo(
             id=self.id,
-            version=self.version,
-            platform=self.platform,
+            version=claim(self.version) or _UNKNOWN,
+            platform=claim(self.platform) or _UNKNOWN,
             mode=self.mode,
-            display_name=self.display_name or None,
-            device_family=self.device_family or None,
-            model_identifier=self.model_identifier or None,
-            instance_id=self.instance_id or None,
+            display_name=claim(self.display_name),
+            device_family=claim(self.device_family),
+            model_identifier=claim(self.model_identifier),
+            instance_id=claim(self.instance_id),
         )
 
 

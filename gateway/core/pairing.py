@@ -13,7 +13,7 @@ Design
         unknown ---------------> asking ---------------------------> paired
            ^  ^                  |  ^  | reject, five minutes        |    |
            |  +------------------|--|--+ (back to what it was)       |    | ask: paired and asking
-           |                     +--+ ask again: merge or supersede  |    +-------> (approve: paired)
+           |                     +--+ ask for more: superseded       |    +-------> (approve: paired)
            +----------------------------------- remove --------------+
 
         of each role of a paired device (tokens: gateway.core.devicetokens):
@@ -25,12 +25,11 @@ Design
     Nothing outlives a revocation: what is approved for a revoked role afterwards starts from nothing, not
     from what was revoked.
 
+    A request never changes under its id: who approves an id grants what was shown for it. What a device
+    asks for beyond it makes a new one. So it is for both versions, although version 3 merged both.
+
     Time is the wall clock, which people set: a request of the future is as good as expired, but for
     the minute by which clocks are corrected.
-
-Known weakness
-    Version 3 shows an operator a request once, and merges what the device asks for later into it, under the
-    same id (but for :data:`GRAVE`). Whoever approves should look at the list again, which shows all of it.
 
 Rejected
     Making the token when the request is approved (only the device ever needs it, and it gets one when it
@@ -45,7 +44,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gateway.core.access import ADMIN, KNOWN_SCOPES, covers
+from gateway.core.access import KNOWN_SCOPES, covers
 from gateway.core.deviceproof import normalise_metadata
 from gateway.model import Device, DeviceToken, Pairing, PairingRequest, Role, RoleGrant
 
@@ -53,10 +52,10 @@ TTL_MS: Final = 300_000
 """How long a request waits for an operator."""
 CLOCK_SLACK_MS: Final = 60_000
 """How far the wall clock may be set back without ending the requests that wait."""
-GRAVE: Final = frozenset({str(Role.OPERATOR), ADMIN, "operator.approvals", "operator.pairing"})
-"""What never slips into a request that an operator may have looked at: it makes a new one of it."""
 SEEN_INTERVAL_MS: Final = 60_000
 """How often it is written down that a device was here."""
+_MACHINE: Final = ("platform", "device_family")
+_FACTS: Final = ("display_name", "client_id", "client_mode", "remote_ip", *_MACHINE)
 
 
 class PairingError(Exception):
@@ -176,12 +175,11 @@ def reason_for(pairing: Pairing, wanted: Ask) -> str | None:
     return None
 
 
-def ask(pairing: Pairing, wanted: Ask, *, request_id: str, now_ms: int, merge: bool) -> Asked:
+def ask(pairing: Pairing, wanted: Ask, *, request_id: str, now_ms: int) -> Asked:
     """Enter what a device wants as its open request; ``request_id`` is the id of a new one.
 
-    A request that holds all of it stays. Another one is widened under its own id (``merge``, as version 3
-    has it, unless by something grave), or gives way to a new one of all that was asked for. Raises
-    PairingError nothing-to-approve.
+    A request that grants all of it stays as it is. Another one gives way to a new one of all that was
+    asked for. Raises PairingError nothing-to-approve.
     """
     pairing = live(pairing, now_ms)
     reason = reason_for(pairing, wanted)
@@ -190,33 +188,22 @@ def ask(pairing: Pairing, wanted: Ask, *, request_id: str, now_ms: int, merge: b
     old = pairing.request
     if old is not None and old.public_key != wanted.public_key:
         old = None
-    roles = _union(old.roles if old else (), (wanted.role,))
-    scopes = _union(old.scopes if old else (), grantable(wanted.scopes))
-    added = {*roles, *scopes} - ({*old.roles, *old.scopes} if old else set())
-    if old is not None and not added and not _other_machine(old, wanted):
+    if old is not None and _holds(old, wanted):
         return Asked(pairing, old, created=False)
-    kept = old if merge and not added & GRAVE else None
-    started_ms = kept.requested_at_ms if kept else now_ms
     request = PairingRequest(
-        request_id=kept.request_id if kept else request_id,
+        request_id=request_id,
         device_id=pairing.device_id,
         public_key=wanted.public_key,
         role=wanted.role,
-        roles=roles,
-        scopes=scopes,
-        requested_at_ms=started_ms,
-        expires_at_ms=started_ms + TTL_MS,
+        roles=_union(old.roles if old else (), (wanted.role,)),
+        scopes=_union(old.scopes if old else (), grantable(wanted.scopes)),
+        requested_at_ms=now_ms,
+        expires_at_ms=now_ms + TTL_MS,
         reason=reason,
         is_repair=pairing.device is not None,
-        display_name=wanted.display_name,
-        platform=wanted.platform,
-        device_family=wanted.device_family,
-        client_id=wanted.client_id,
-        client_mode=wanted.client_mode,
-        remote_ip=wanted.remote_ip,
+        **{name: getattr(wanted, name) for name in _FACTS},
     )
-    superseded = None if kept else pairing.request
-    return Asked(replace(pairing, request=request), request, kept is None, superseded)
+    return Asked(replace(pairing, request=request), request, True, pairing.request)
 
 
 def may_grant(approver_scopes: Iterable[str], request: PairingRequest) -> str | None:
@@ -234,12 +221,7 @@ def approve(pairing: Pairing, request_id: str, *, via: str, now_ms: int) -> Pair
         role=request.role,
         scopes=request.scopes,
         protocol=0,
-        display_name=request.display_name,
-        platform=request.platform,
-        device_family=request.device_family,
-        client_id=request.client_id,
-        client_mode=request.client_mode,
-        remote_ip=request.remote_ip,
+        **{name: getattr(request, name) for name in _FACTS},
     )
     granted = grant(
         pairing, wanted, roles=request.roles, scopes=request.scopes, via=via, now_ms=now_ms
@@ -259,7 +241,8 @@ def grant(
     """Grant roles and operator scopes to a device without a request of its own.
 
     They are added to what it has; another public key starts from nothing, without the old tokens. An open
-    request is left waiting, unless nothing of it is left to approve.
+    request is left waiting, unless nothing of it is left to approve. What machine it is is taken over,
+    unless nobody looked at it (silently, version 3).
     """
     before = pairing.device
     same = before is not None and before.public_key == wanted.public_key
@@ -283,7 +266,7 @@ def grant(
         last_seen_reason=kept.last_seen_reason if kept else None,
         grants=tuple(grants.values()),
         version=before.version if before else 0,
-        **_facts(kept, wanted),
+        **_facts(kept, wanted, same_machine=silently and wanted.protocol < 4),
     )
     tokens = pairing.tokens if same else ()
     request = pairing.request
@@ -332,12 +315,12 @@ def remove_role(pairing: Pairing, role: str) -> Pairing:
 def seen(pairing: Pairing, wanted: Ask, digest: str | None, *, now_ms: int) -> Pairing:
     """Write down that a paired device was here, and with which token: at most once a minute.
 
-    What it says of itself is taken over; who it is to operators, its key and its grants, never changes by
-    it. Returns the pairing itself where there is nothing to write.
+    What it says of itself is taken over; who it is to operators, its key, its grants and the machine that
+    was approved, never changes by it. Returns the pairing itself where there is nothing to write.
     """
     device = paired(pairing)
     if _due(device.last_seen_at_ms, now_ms):
-        facts = _facts(device, wanted)
+        facts = _facts(device, wanted, same_machine=True)
         device = replace(device, last_seen_at_ms=now_ms, last_seen_reason="connect", **facts)
         pairing = replace(pairing, device=device)
     held = grant_of(device, wanted.role)
@@ -358,10 +341,15 @@ def _due(last_ms: int | None, now_ms: int) -> bool:
     return last_ms is None or not last_ms <= now_ms < last_ms + SEEN_INTERVAL_MS
 
 
-def _facts(kept: Device | None, wanted: Ask) -> dict[str, str | None]:
-    """Return what a device says of itself; what it leaves out stays as it was."""
-    names = "display_name platform device_family client_id client_mode remote_ip".split()
-    return {name: getattr(wanted, name) or getattr(kept, name, None) for name in names}
+def _facts(kept: Device | None, wanted: Ask, *, same_machine: bool) -> dict[str, str | None]:
+    """Return what a device says of itself; what it leaves out stays as it was.
+
+    ``same_machine``: so does what is known of its machine, which later claims are held against.
+    """
+    facts = {name: getattr(wanted, name) or getattr(kept, name, None) for name in _FACTS}
+    if same_machine:
+        facts |= {name: getattr(kept, name, None) or facts[name] for name in _MACHINE}
+    return facts
 
 
 def _other_machine(known: Device | PairingRequest, wanted: Ask | PairingRequest) -> bool:
@@ -372,6 +360,12 @@ def _other_machine(known: Device | PairingRequest, wanted: Ask | PairingRequest)
     )
     normal = ((normalise_metadata(old), normalise_metadata(new)) for old, new in pairs)
     return any(old and new and old != new for old, new in normal)
+
+
+def _holds(request: PairingRequest, wanted: Ask) -> bool:
+    """Whether an approval of a request grants what is asked for, to the machine that asks."""
+    within = covers(request.scopes, grantable(wanted.scopes))
+    return wanted.role in request.roles and within and not _other_machine(request, wanted)
 
 
 def _is_settled(device: Device, request: PairingRequest) -> bool:

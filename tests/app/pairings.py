@@ -60,7 +60,6 @@ def ask(
     role: str = "operator",
     scopes: Iterable[str] = READ,
     request_id: str = "q1",
-    merge: bool = False,
     **facts: Any,
 ) -> PairingRequest:
     """Let a device ask, as a connect of it does."""
@@ -68,9 +67,7 @@ def ask(
     wanted = ask_of(device_id, role, scopes, **facts)
 
     def change(current: Pairing) -> Pairing:
-        return pairing.ask(
-            current, wanted, request_id=request_id, now_ms=now_ms, merge=merge
-        ).pairing
+        return pairing.ask(current, wanted, request_id=request_id, now_ms=now_ms).pairing
 
     stored: Pairing = result_of(gate.store.update_pairing(device_id, change))
     assert stored.request is not None

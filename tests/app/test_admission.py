@@ -336,14 +336,14 @@ def test_a_device_token_makes_no_other_machine(door: Door) -> None:
 
 
 def test_version_3_may_change_its_machine(door: Door) -> None:
-    """What a version 3 client says of its machine is written down, and nothing is asked."""
+    """What a version 3 client says of its machine is not asked about, nor taken for what was approved."""
     door.knock(3)
     door.clock.advance(60)
     door.knock(3, platform="darwin", peer=REMOTE)
 
     device = door.device()
     assert device is not None
-    assert device.platform == "darwin"
+    assert (device.platform, device.last_seen_at_ms) == ("linux", door.clock.now_ms())
 
 
 def test_claims_are_cut(door: Door) -> None:
@@ -353,6 +353,21 @@ def test_claims_are_cut(door: Door) -> None:
     device = door.device()
     assert device is not None
     assert device.display_name == "x" * 200
+
+
+def test_claims_are_shown_as_one_line(door: Door) -> None:
+    """What operators are shown is cleaned, while the device signs what it said."""
+    door.refusal(peer=REMOTE, displayName="a\n\u202eb", platform=" Linux\x07")
+
+    request = door.pairing().request
+    assert request is not None
+    assert (request.display_name, request.platform) == ("a b", "Linux")
+
+
+def test_who_hides_its_machine_is_another(door: Door) -> None:
+    """A platform of blanks is none that was approved."""
+    door.knock()
+    assert door.refusal(peer=REMOTE, platform=" \u200b")["details"]["reason"] == "metadata-upgrade"
 
 
 # -- what operators are told

@@ -138,3 +138,15 @@ def test_a_device_that_changed_meanwhile_stays() -> None:
 
     assert first.device() is not None
     assert second.device() is None
+
+
+def test_a_forgotten_device_leaves_nothing() -> None:
+    """With a device that makes room goes what was kept of it as a node."""
+    door = capped(devices_max=1)
+    first, second = another(door, 1), another(door, 2)
+    first.knock()
+    node = first.identity.device_id
+    result_of(door.store.update_node(node, lambda record: changed(record, name="Kitchen")))
+
+    second.knock()
+    assert result_of(door.store.list_nodes()) == ()

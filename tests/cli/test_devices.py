@@ -98,6 +98,45 @@ def test_no_scope_is_cut_off(to_script, devices):
     assert shown.count(f"  {','.join(every)}  ") == 2
 
 
+@pytest.mark.parametrize(
+    ("asks", "known"),
+    [
+        ({}, "new"),
+        ({"isRepair": True}, "paired"),
+        ({"displayName": "\uff24ESK"}, "new, but dddd1111 has that name"),
+        ({"deviceId": "dddd1111", "roles": ["node"]}, "paired, as another role"),
+        ({"deviceId": "dddd1111", "role": "operator"}, "paired, but revoked"),
+        ({"deviceId": "eeee", "roles": ["operator"]}, "paired"),
+        ({"deviceId": "eeee", "roles": ["operator"], "platform": " Linux"}, "paired"),
+        ({"deviceId": "eeee", "platform": "darwin"}, "paired as linux, now darwin"),
+        ({"deviceId": "eeee", "deviceFamily": "Pi"}, "paired as Mac, now Pi"),
+    ],
+)
+def test_what_is_known_of_who_asks(to_script, devices, asks, known):
+    """The list says whether a device is paired, and what of it nobody has approved."""
+    machine = {"platform": "linux", "deviceFamily": "Mac"}
+    kept = {"deviceId": "eeee", "roles": ["operator"], **machine}
+    devices.listed = {"pending": [LAPTOP | asks], "paired": [PAIRED, kept]}
+    assert to_script("devices").stdout.splitlines()[2].endswith(f"  {known}")
+
+
+def test_ids_that_look_alike(to_script, devices):
+    """A key can be chosen for the beginning of its id: the list shows as much as tells it from others."""
+    devices.listed = {"pending": [LAPTOP | {"deviceId": "dddd1111f"}], "paired": [PAIRED]}
+    lines = to_script("devices").stdout.splitlines()
+    assert "  dddd1111f  " in lines[2]
+
+
+def test_a_name_feigns_no_line(to_script, devices):
+    """What a device calls itself is no part of what is said of it."""
+    name = "Desk [dddd1111] from 10.0.0.5 as node" + "\u2800" * 50 + "x"
+    devices.listed["pending"] = [LAPTOP | {"displayName": name}]
+    result = to_script("devices", "approve", "7777")
+    assert result.stdout == (
+        "approved Desk (dddd1111) from 10.0.0.5 as node x [cccc] as operator\n"
+    )
+
+
 def test_an_empty_list(to_script, devices):
     """Where there is nothing, that is said."""
     devices.listed = {"pending": [], "paired": []}
@@ -126,7 +165,7 @@ def test_the_latest(to_script, devices):
     devices.answer = {"requestId": "77770000"}
     result = to_script("devices", "approve", "--latest", "--json", stdin="")
     assert json.loads(result.stdout) == devices.answer
-    assert result.stderr == "cccc as operator asks to be paired\n"
+    assert result.stderr == "cccc as operator asks to be paired (new)\n"
     assert devices.done == [("device.pair.approve", {"requestId": "77770000"})]
 
 

@@ -96,7 +96,7 @@ def test_a_gateway_that_makes_none(to_script, script):
         frame, "FORBIDDEN", "missing scope: operator.admin"
     )
     line = one_line(to_script("pair", *PUBLIC), 1)
-    assert line.endswith("no setup code was made: missing scope: operator.admin\n")
+    assert "no setup code was made: missing scope: operator.admin. Run this on the" in line
 
 
 # -- using one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cli.tables import one_line, short_ids, size, span, table
+from gateway.cli.tables import one_line, short_ids, size, span, table, who
 
 
 def test_columns_are_aligned_and_empty_ones_left_out():
@@ -16,11 +16,30 @@ def test_columns_are_aligned_and_empty_ones_left_out():
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("plain", "plain"), ("a\nb\t\x1b[31mc", "a b [31mc"), ("\u202edrow  ", "drow"), (5, "5")],
+    [
+        ("plain", "plain"),
+        ("a\nb\t\x1b[31mc", "a b [31mc"),
+        ("\u202edrow  ", "drow"),
+        ("a\u3164b", "a b"),
+        (5, "5"),
+    ],
 )
 def test_text_steers_no_terminal(text, shown):
     """Control characters, line ends and direction marks become single blanks."""
     assert one_line(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Ann", "Ann [3f2a9b1c]"),
+        (None, "3f2a9b1c"),
+        ("a [0000]" * 9, f"{'a (0000)' * 9:.39}… [3f2a9b1c]"),
+    ],
+)
+def test_who(name, shown):
+    """The id is what stands in brackets, whatever the name says."""
+    assert who(name, "3f2a9b1c77") == shown
 
 
 def test_long_text_is_cut():

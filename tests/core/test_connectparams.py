@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.core.connectparams import (
+    MAX_CLAIM,
     InvalidConnect,
     check_connect,
     choose_protocol,
+    claim,
     decode_connect,
 )
 from tests.core.schemas import VERSIONS, validator_cases
@@ -186,3 +188,29 @@ def test_a_signature_covers_the_first_token_that_is_there(
     """An empty token counts as given; a password is never signed."""
     decoded = decode_connect(json.dumps(params(auth=auth)).encode())
     assert decoded.auth.signed_token() == signed  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Ann's phone", "Ann's phone"),
+        ("  Ann  B ", "Ann B"),
+        ("a\n\x1b[31mb\x07", "a [31mb"),
+        ("\u202eevil\u200b\ufeff", "evil"),
+        ("Ann\u2800\u3164\u3164admin", "Ann admin"),
+        ("Zo\u00eb \U0001f4f1", "Zo\u00eb \U0001f4f1"),
+        ("x" * 300, "x" * MAX_CLAIM),
+        ("\u200b", None),
+        (None, None),
+    ],
+)
+def test_claims_can_be_shown(said: str | None, shown: str | None) -> None:
+    """A name steers no terminal, does not turn the line around, and feigns no column of its own."""
+    assert claim(said) == shown
+
+
+def test_claims_of_nothing() -> None:
+    """Who says nothing of what everybody has to say is told as such."""
+    odd = {**CLIENT, "version": " ", "platform": "\u200b", "displayName": "\t"}
+    client = decode_connect(json.dumps(params(client=odd)).encode()).client.info()
+    assert (client.version, client.platform, client.display_name) == ("unknown", "unknown", None)

@@ -57,8 +57,7 @@ def asking(*scopes: str, **how: Any) -> Ask:
 
 def asked(pairing: Pairing, wanted: Ask, request_id: str = "r1", now_ms: int = NOW) -> Pairing:
     """Return the pairing with the request in it."""
-    merge = wanted.protocol < 4
-    return ask(pairing, wanted, request_id=request_id, now_ms=now_ms, merge=merge).pairing
+    return ask(pairing, wanted, request_id=request_id, now_ms=now_ms).pairing
 
 
 def approved(wanted: Ask, pairing: Pairing = EMPTY, now_ms: int = NOW) -> Pairing:
@@ -124,15 +123,16 @@ def test_asking_the_same_again(protocol: int) -> None:
     """The same ask, or less, keeps the request as it is, its end included."""
     first = asked(EMPTY, asking(READ, WRITE, protocol=protocol))
     for again in (asking(READ, WRITE, protocol=protocol), asking(READ, protocol=protocol)):
-        repeated = ask(first, again, request_id="r2", now_ms=NOW + 1, merge=protocol < 4)
+        repeated = ask(first, again, request_id="r2", now_ms=NOW + 1)
         assert (repeated.pairing, repeated.created, repeated.superseded) == (first, False, None)
 
 
-def test_version_4_supersedes() -> None:
+@VERSIONS
+def test_a_wider_ask_supersedes(protocol: int) -> None:
     """A wider ask takes the old one's place under an id of its own, with all that was asked for."""
-    first = asked(EMPTY, asking(READ, display_name="Ann"))
-    wanted = asking(role="node", platform="ios", device_family="iPhone")
-    wider = ask(first, wanted, request_id="r2", now_ms=NOW + 1, merge=False)
+    first = asked(EMPTY, asking(READ, display_name="Ann", protocol=protocol))
+    wanted = asking(role="node", platform="ios", device_family="iPhone", protocol=protocol)
+    wider = ask(first, wanted, request_id="r2", now_ms=NOW + 1)
 
     assert wider.created
     assert wider.superseded == first.request
@@ -144,37 +144,32 @@ def test_version_4_supersedes() -> None:
     assert kind_of(approve, wider.pairing, "r1", via="owner", now_ms=NOW) == "unknown-request"
 
 
-def test_version_3_merges() -> None:
-    """A wider ask goes into the open request, which keeps its id and its end."""
-    first = asked(EMPTY, asking(READ, protocol=3))
-    wider = ask(first, asking(WRITE, protocol=3), request_id="r2", now_ms=NOW + 1, merge=True)
-
-    assert (wider.created, wider.superseded) == (False, None)
-    assert wider.request.request_id == "r1"
-    assert wider.request.scopes == (READ, WRITE)
-    assert wider.request.expires_at_ms == NOW + TTL_MS
-
-
+@VERSIONS
 @pytest.mark.parametrize(
     "wider",
     [
+        pytest.param({"scopes": (WRITE,)}, id="write"),
+        pytest.param({"scopes": ("operator.talk.secrets",)}, id="a secret"),
         pytest.param({"scopes": (ADMIN,)}, id="admin"),
-        pytest.param({"scopes": ("operator.pairing",)}, id="pairing"),
-        pytest.param({"scopes": ("operator.approvals",)}, id="approvals"),
-        pytest.param({"scopes": (READ,)}, id="a node that wants to be an operator"),
+        pytest.param({"role": "node", "scopes": ()}, id="node"),
+        pytest.param({"scopes": (READ,), "platform": "darwin"}, id="another machine"),
     ],
 )
-def test_nothing_grave_is_merged(wider: dict[str, Any]) -> None:
-    """An operator who looked at a harmless request of version 3 does not approve an admin by its id."""
-    role = "node" if wider["scopes"] == (READ,) else "operator"
-    first = asked(EMPTY, asking(protocol=3, role=role))
-    second = asking(*wider["scopes"], protocol=3)
-    taken = ask(first, second, request_id="r2", now_ms=NOW + 1, merge=True)
+def test_nothing_slips_into_a_request(wider: dict[str, Any], protocol: int) -> None:
+    """An operator who looked at a harmless request does not grant more by its id, in either version."""
+    first = asked(EMPTY, asking(READ, protocol=protocol))
+    scopes = wider["scopes"]
+    how = {name: value for name, value in wider.items() if name != "scopes"}
+    taken = ask(first, asking(*scopes, protocol=protocol, **how), request_id="r2", now_ms=NOW)
 
     assert (taken.created, taken.superseded) == (True, first.request)
-    assert taken.request.request_id == "r2"
-    assert taken.request.expires_at_ms == NOW + 1 + TTL_MS
     assert kind_of(approve, taken.pairing, "r1", via="owner", now_ms=NOW) == "unknown-request"
+
+
+def test_what_a_request_includes_is_no_wider_ask() -> None:
+    """A scope that another one of the request includes makes no new request."""
+    first = asked(EMPTY, asking(WRITE))
+    assert ask(first, asking(READ), request_id="r2", now_ms=NOW).request == first.request
 
 
 @VERSIONS
@@ -182,7 +177,7 @@ def test_another_key_asks_for_itself(protocol: int) -> None:
     """What another key asked for is not part of the request that takes its place."""
     first = asked(EMPTY, asking(ADMIN, protocol=protocol))
     other = asking(READ, public_key="other", protocol=protocol)
-    taken = ask(first, other, request_id="r2", now_ms=NOW, merge=protocol < 4)
+    taken = ask(first, other, request_id="r2", now_ms=NOW)
 
     assert (taken.created, taken.superseded) == (True, first.request)
     assert (taken.request.request_id, taken.request.scopes) == ("r2", (READ,))
@@ -349,12 +344,12 @@ def test_what_is_not_there() -> None:
 def test_being_seen_is_written_once_a_minute() -> None:
     """What a device says of itself, and when it was here, is written at most once a minute."""
     pairing = issue(approved(asking(READ)), "operator", (READ,), "t", now_ms=NOW).pairing
-    wanted = asking(READ, display_name="Ann", protocol=3, platform="darwin")
+    wanted = asking(READ, display_name="Ann", remote_ip="203.0.113.5")
     first = seen(pairing, wanted, "t", now_ms=NOW)
     device = paired(first)
 
     assert (device.last_seen_at_ms, device.last_seen_reason) == (NOW, "connect")
-    assert (device.display_name, device.platform) == ("Ann", "darwin")
+    assert (device.display_name, device.remote_ip) == ("Ann", "203.0.113.5")
     assert (device.grants[0].last_used_at_ms, first.tokens[0].last_used_at_ms) == (NOW, NOW)
     assert seen(first, asking(READ), "t", now_ms=NOW + SEEN_INTERVAL_MS - 1) is first
     later = seen(first, asking(READ), "t", now_ms=NOW + SEEN_INTERVAL_MS)
@@ -364,6 +359,23 @@ def test_being_seen_is_written_once_a_minute() -> None:
     assert seen(first, wanted, None, now_ms=NOW) is first
     assert seen(first, asking(role="node"), "t", now_ms=NOW) is first
     assert seen(first, wanted, "another", now_ms=NOW) is first
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_version_3_does_not_change_which_machine_was_approved(silently: bool) -> None:
+    """What is taken as it is does not become what others are held against; what was unknown does."""
+    pairing = approved(asking(READ, platform="linux"))
+    wanted = asking(READ, WRITE, protocol=3, platform="darwin", device_family="Mac")
+    if silently:
+        pairing = grant(
+            pairing, wanted, roles=("operator",), scopes=(WRITE,), via="silent", now_ms=NOW
+        )
+    else:
+        pairing = seen(pairing, wanted, None, now_ms=NOW)
+
+    assert (paired(pairing).platform, paired(pairing).device_family) == ("linux", "Mac")
+    assert reason_for(pairing, asking(READ, platform="linux")) is None
+    assert reason_for(pairing, asking(READ, platform="darwin")) == "metadata-upgrade"
 
 
 # -- any order of it all
@@ -397,19 +409,17 @@ class AnyLife(RuleBasedStateMachine):
         left = {token.digest for token in self.pairing.tokens}
         self.dead |= {token.digest for token in before.tokens} - left
 
-    @rule(role=ROLES, scopes=SCOPES, merge=st.booleans(), protocol=st.sampled_from([3, 4]))
-    def ask(self, role: str, scopes: list[str], merge: bool, protocol: int) -> None:
+    @rule(role=ROLES, scopes=SCOPES, protocol=st.sampled_from([3, 4]))
+    def ask(self, role: str, scopes: list[str], protocol: int) -> None:
         """The device asks."""
         own = tuple(scopes) if role == "operator" else ()
         wanted = asking(*own, role=role, protocol=protocol, public_key=self.key)
         had = live(self.pairing, self.now).request
         self.requests += 1
         if reason_for(self.pairing, wanted) is None:
-            assert kind_of(ask, self.pairing, wanted, request_id="x", now_ms=self.now, merge=merge)
+            assert kind_of(ask, self.pairing, wanted, request_id="x", now_ms=self.now)
             return
-        result = ask(
-            self.pairing, wanted, request_id=f"r{self.requests}", now_ms=self.now, merge=merge
-        )
+        result = ask(self.pairing, wanted, request_id=f"r{self.requests}", now_ms=self.now)
         assert result.created == (had is None or result.request.request_id != had.request_id)
         assert (result.superseded is None) == (had is None or not result.created)
         if had is None or had.public_key != self.key:

@@ -30,6 +30,11 @@ TOLD = {ASKED, "device.pair.resolved"}
 DELIBERATE = {
     (
         3,
+        "remote op repeat with more scopes",
+    ): "what an operator was shown under an id does not grow, as in version 4",
+    (3, "remote op role upgrade"): "as above: a node is more than an operator that reads",
+    (
+        3,
         "live conn then token rotate",
     ): "who has a token that was replaced is closed, as in version 4",
     (

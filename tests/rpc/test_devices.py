@@ -165,23 +165,22 @@ def test_an_approval(gate: Gate, protocol: int) -> None:
     assert outsider.frames == []
 
 
-def test_a_request_that_grew_is_approved_as_it_is_now(gate: Gate) -> None:
-    """What version 3 merges into a request after it was looked at counts for who may approve it."""
-    approver = device(gate, scopes=("operator.pairing", "operator.read"))
-    ask(gate, "d1", scopes=READ, merge=True)
-
+@BOTH
+def test_a_request_that_grew_is_not_approved(gate: Gate, protocol: int) -> None:
+    """What a device asks for after its request was looked at is not granted with it."""
+    ask(gate, "d1", scopes=READ, protocol=protocol)
     find = gate.store.find_pairing_request
 
     def late(request_id: str) -> Any:
         found = find(request_id)
-        ask(gate, "d1", scopes=RW, merge=True)
+        ask(gate, "d1", scopes=RW, request_id="q2", protocol=protocol)
         return found
 
     gate.store.find_pairing_request = late
-    error = approver.refused("device.pair.approve", {"requestId": "q1"})
+    error = gate.client().refused("device.pair.approve", {"requestId": "q1"})
     gate.store.find_pairing_request = find
 
-    assert said(error) == "missing scope: operator.write"
+    assert said(error) == "unknown requestId"
     assert known(gate).device is None
 
 
@@ -327,6 +326,23 @@ def test_a_removal(gate: Gate, protocol: int) -> None:
     assert said(admin.refused("device.pair.remove", {"deviceId": "d1"})) == "unknown deviceId"
 
 
+def test_a_removal_is_told_though_its_node_record_stays(
+    gate: Gate, expected_failures: list[type[BaseException]]
+) -> None:
+    """A device is removed where it is; a store that fails only then has not kept it."""
+    expected_failures.append(StoreError)
+    pair(gate, "d1", roles=("node",))
+    watcher = gate.client(scopes=PAIRING)
+    real = gate.store.update_node
+    gate.store.update_node = lambda *_: fail(StoreError("the disk is full"))
+
+    assert gate.client().ok("device.pair.remove", {"deviceId": "d1"}) == {"deviceId": "d1"}
+    gate.store.update_node = real
+
+    assert known(gate).device is None
+    assert watcher.events("device.pair.changed") == [{}]
+
+
 @pytest.mark.parametrize(
     ("device_id", "roles"), [("d2", ("operator",)), ("d1", ("operator", "node"))]
 )
@@ -361,6 +377,7 @@ def test_a_name(gate: Gate) -> None:
     assert admin.events("device.pair.changed") == [{}]
     for params, text in (
         ({"deviceId": "d1", "label": "  "}, "label required"),
+        ({"deviceId": "d1", "label": "a\u202eb"}, "label must be a name that can be shown"),
         ({"deviceId": "d9", "label": "x"}, "unknown deviceId"),
     ):
         assert said(admin.refused("device.pair.rename", params)) == text

@@ -159,3 +159,23 @@ def test_s10_twin_a_removed_device_can_be_paired_again(gate: Gate) -> None:
     paired(gate, 4)
     _remove(gate.join())
     assert gate.open().connect(client=UI, device=DEVICE)["ok"]
+
+
+def test_s10_the_log_says_who_gave_and_took(gate: Gate, log: list[LogEvent]) -> None:
+    """Who let a device in, and who threw it out, can be found afterwards."""
+    paired(gate, 4)
+    admin = gate.join()
+    admin.call("device.pair.setupCode", {"publicUrl": "wss://gateway.example"})
+    for take in (_rotate, _revoke, _remove):
+        assert take(admin)["ok"]
+
+    lines = [
+        str(event.get("log_format")).format(**event)
+        for event in log
+        if str(event.get("log_format")).startswith(("device ", "setup code made"))
+    ]
+    first, made, *taken = lines
+    assert first == f"device paired unasked device={DEVICE.device_id}"
+    assert made.endswith(" profile=full by=shared:token")
+    assert len(taken) == 3
+    assert all(line.endswith(" by=shared:token") for line in taken)
