@@ -140,7 +140,9 @@ class Policies:
             wanted = adopted(file, record.file, self._entropy.uuid4, protocol)
             return self._fitting(msgspec.structs.replace(record, file=wanted))
 
-        return self._shape(await self._change(change), protocol)
+        record = await self._change(change)
+        self._approvals.policy_changed()
+        return self._shape(record, protocol)
 
     async def keep(self, approval: Approval, by: str) -> str | None:
         """Let an answer of allow-always last; return the id of its entry.

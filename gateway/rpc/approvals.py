@@ -220,6 +220,7 @@ def _asker(context: Context, params: ExecApprovalRequestParams) -> Asker:
         actor=caller.principal.actor,
         conn_id=caller.conn_id,
         device_id=caller.principal.device_id,
+        principal=caller.principal,
         protocol=caller.protocol,
         reviewers=frozenset(reviewers),
     )

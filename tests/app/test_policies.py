@@ -240,6 +240,21 @@ def test_what_goes_unanswered(
     assert result_of(answer) is decision
 
 
+@pytest.mark.parametrize("routed", [True, False])
+def test_what_goes_unanswered_once_the_policy_is_another(
+    gate: Gate, ui: Client, routed: bool
+) -> None:
+    """What the policy let go unanswered when it was asked is not let go by another policy."""
+    put(gate, agents=main(ask="always", askFallback="full", security="full"))
+    if not routed:
+        ui.leave()
+    answer = asked(gate, timeout_s=120.0)
+    put(gate, agents=main(security="deny"))
+    gate.clock.advance(120)
+
+    assert result_of(answer) is None
+
+
 # -- what clients ask
 
 ASK: dict[str, Any] = {"command": "/usr/bin/git status", "timeoutMs": 5000}

@@ -353,6 +353,22 @@ def test_a_text_that_reads_otherwise_is_not_shown(gate: Gate) -> None:
     assert shlex.split(shown) == argv
 
 
+@pytest.mark.parametrize("decision", [None, "allow-once", "allow-always"])
+def test_rights_that_are_taken_away(gate: Gate, node: Client, decision: str | None) -> None:
+    """What a device asked ends when it is removed; what it was allowed serves no more if it comes back."""
+    cli, other = gate.client(3, device_id="d1"), gate.client(3, device_id="d2")
+    approve(cli, decision)
+    other.call("exec.approval.request", {**ASK, "id": "ap-2"})
+    gate.services.revocations.device("d1")
+    cli.leave()
+
+    assert [row["id"] for row in other.ok("exec.approval.list")] == ["ap-2"]
+    ended = [e["id"] for e in other.events("exec.approval.resolved")]
+    assert ended == ["ap-1"]
+    assert code(run(gate.client(3, device_id="d1"))) == "APPROVAL_REQUIRED"
+    assert asked(node) == []
+
+
 def test_what_is_refused_later_uses_up_no_approval(gate: Gate, node: Client, cli: Client) -> None:
     """Params that are too large anyway do not cost the one use of an answer."""
     approve(cli)
