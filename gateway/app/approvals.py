@@ -202,10 +202,8 @@ class Approvals:
 
     def readable(self, approval: Approval) -> bool:
         """Whether who waits for its decision may have it."""
-        if approval.id in self._pending:
-            return True
-        now_ms, ended_ms = self._clock.now_ms(), approval.resolved_at_ms or 0
-        return now_ms - ended_ms <= READABLE_S * 1000
+        ended_at = approval.ended_at
+        return ended_at is None or self._clock.seconds() - ended_at <= READABLE_S
 
     def replay(self, session_key: str, viewer: Viewer) -> dict[str, Any]:
         """Return ``SessionApprovalReplay``: the pending approvals of one session."""
@@ -365,7 +363,8 @@ class Approvals:
             pending.waiters.pop(0).callback(approval)
 
     def _remember(self, approval: Approval) -> None:
-        self.history.put(approval.id, approval, self._clock.seconds())
+        approval.ended_at = self._clock.seconds()
+        self.history.put(approval.id, approval, approval.ended_at)
         outcome = approval.decision or approval.reason
         self._metrics.approval_ended(str(outcome))
         self._log.info(

@@ -192,6 +192,8 @@ class Approval:
     resolver: str | None = field(default=None, init=False)
     """The device, or else the client, of who decided."""
     resolved_at_ms: int | None = field(default=None, init=False)
+    ended_at: float | None = field(default=None, init=False)
+    """When it ended, on the clock that never goes back."""
     used: bool = field(default=False, init=False)
     """Whether an answer for once has served."""
     lasting: ExecAllowlistEntry | None = None

@@ -366,6 +366,21 @@ def test_an_answer_for_always_lasts(gate: Gate, ui: Client) -> None:
     assert len(approvals(ui)) > told
 
 
+@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize("changed", [{}, {"pattern": "/bin/sh"}])
+def test_an_entry_that_is_changed_is_nobodys_answer(
+    gate: Gate, ui: Client, protocol: int, changed: dict[str, Any]
+) -> None:
+    """Whose answer made an entry is told of it as long as it is what was answered."""
+    always(gate, ui)
+    client = gate.client(protocol, client="admin")
+    snapshot = client.ok("exec.approvals.get")
+    snapshot["file"]["agents"]["main"]["allowlist"][0] |= changed
+    client.ok("exec.approvals.set", {"file": snapshot["file"], "baseHash": snapshot["hash"]})
+
+    assert ("grants" in ui.ok("exec.approvals.get")) is not bool(changed)
+
+
 @pytest.mark.parametrize("method", ["exec.approval.resolve", "approval.resolve"])
 def test_both_methods_let_it_last(gate: Gate, ui: Client, method: str) -> None:
     """The method for approvals of any kind makes an entry as well."""
