@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from gateway.app.context import Caller
 from gateway.app.hub import Hub
 from gateway.app.notices import Notices, viewer_of
+from gateway.app.revocation import Meant
 from gateway.core.approval import (
     MAX_QUESTION_CHARS,
     SCOPE,
@@ -36,10 +37,7 @@ from gateway.core.approval import (
     by_prefix,
     visible_question,
 )
-from gateway.core.approvalshapes import (
-    snapshot,
-    stream_data,
-)
+from gateway.core.approvalshapes import snapshot, stream_data
 from gateway.core.execpolicy import Outcome, Ruling
 from gateway.core.registry import Registry
 from gateway.errors import InvalidRequest, Unavailable
@@ -177,8 +175,7 @@ class Approvals:
 
     def visible(self, viewer: Viewer) -> list[Approval]:
         """Return the pending approvals that an operator may see, the oldest first."""
-        approvals = (pending.approval for pending in self._pending.values())
-        return [approval for approval in approvals if approval.visible_to(viewer)]
+        return [approval for approval in self._approvals() if approval.visible_to(viewer)]
 
     def ended(self, viewer: Viewer) -> list[Approval]:
         """Return the approvals that have ended and that an operator may see, the newest first."""
@@ -205,10 +202,8 @@ class Approvals:
 
     def readable(self, approval: Approval) -> bool:
         """Whether who waits for its decision may have it."""
-        if approval.id in self._pending:
-            return True
-        now_ms, ended_ms = self._clock.now_ms(), approval.resolved_at_ms or 0
-        return now_ms - ended_ms <= READABLE_S * 1000
+        ended_at = approval.ended_at
+        return ended_at is None or self._clock.seconds() - ended_at <= READABLE_S
 
     def replay(self, session_key: str, viewer: Viewer) -> dict[str, Any]:
         """Return ``SessionApprovalReplay``: the pending approvals of one session."""
@@ -248,13 +243,26 @@ class Approvals:
     def withdraw(self, actor: str, reason: Reason) -> None:
         """End what somebody still asks: there is nobody who waits for an answer any more."""
         if actor in self._asked:
-            mine = (p.approval for p in self._pending.values() if p.approval.asker.actor == actor)
+            mine = (each for each in self._approvals() if each.asker.actor == actor)
             self._end_all(mine, reason)
+
+    def end_of(self, meant: Meant) -> None:
+        """End what was asked on rights that are gone; what was allowed on them serves no more."""
+        for approval in (*self._approvals(), *self.history):
+            principal = approval.asker.principal
+            if principal is not None and meant(principal):
+                self.end(approval, Reason.RUN_ABORTED)
+                approval.used = True
+
+    def policy_changed(self) -> None:
+        """What the policy allowed where nobody answers is not allowed by the one that is in its place."""
+        for approval in self._approvals():
+            approval.unanswered = False
 
     def stop(self) -> None:
         """Withdraw everything, and take no more questions."""
         self._stopped = True
-        self._end_all((p.approval for p in self._pending.values()), Reason.GATEWAY_RESTART)
+        self._end_all(self._approvals(), Reason.GATEWAY_RESTART)
 
     # -- what happens
 
@@ -292,6 +300,9 @@ class Approvals:
         return len(due)
 
     # -- inside
+
+    def _approvals(self) -> list[Approval]:
+        return [pending.approval for pending in self._pending.values()]
 
     def _check(self, question: Question, asker: Asker, approval_id: str | None) -> None:
         if question.size > MAX_QUESTION_CHARS:
@@ -333,7 +344,7 @@ class Approvals:
         return False
 
     def _end_all(self, approvals: Iterable[Approval], reason: Reason) -> None:
-        for approval in list(approvals):
+        for approval in approvals:
             self.end(approval, reason)
 
     def _settle(self, approval: Approval) -> None:
@@ -352,7 +363,8 @@ class Approvals:
             pending.waiters.pop(0).callback(approval)
 
     def _remember(self, approval: Approval) -> None:
-        self.history.put(approval.id, approval, self._clock.seconds())
+        approval.ended_at = self._clock.seconds()
+        self.history.put(approval.id, approval, approval.ended_at)
         outcome = approval.decision or approval.reason
         self._metrics.approval_ended(str(outcome))
         self._log.info(

@@ -40,12 +40,18 @@ class LegacyNodes:
     async def request(self, node_id: str, asked: SurfaceRequest) -> dict[str, Any]:
         """Ask for a token for a node; a request that waits already is told again.
 
-        Raises Unavailable when too many wait.
+        Those that have expired are deleted on the way. Raises Unavailable when too many wait.
         """
-        now_ms = self._clock.now_ms()
+        now_ms, waiting = self._clock.now_ms(), 0
         records: tuple[NodeRecord, ...] = await self._store.list_nodes()
-        waiting = [surface.open_request(record, now_ms) for record in records]
-        if sum(request is not None and request.legacy for request in waiting) >= MAX_WAITING:
+        for record in records:
+            if record.request is None or not record.request.legacy:
+                continue
+            if surface.open_request(record, now_ms) is not None:
+                waiting += 1
+            else:
+                await self._store.update_node(record.node_id, lambda r: surface.current(r, now_ms))
+        if waiting >= MAX_WAITING:
             raise Unavailable("too many nodes wait for an operator", retryable=True)
 
         def change(record: NodeRecord) -> NodeRecord:

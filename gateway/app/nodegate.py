@@ -55,9 +55,13 @@ class NodeGate:
 
         Raises Unavailable for one that it may perhaps be asked for in a moment.
         """
-        if is_exec_approvals(command) and SYSTEM_RUN in session.live.commands:
-            return  # asked for by exec.approvals.node.* alone: check_command keeps others from it
         client = session.caller.client
+        if self._follows_run(session, command):
+            if command in session.caller.surface.commands:
+                return
+            shown = platform_of(client.platform, client.device_family)
+            text = f'the node (platform: {shown}) does not support "{command}"'
+            raise not_allowed(command, "command not declared by node", text)
         if not self._policy.allows(
             command,
             platform=client.platform,
@@ -86,6 +90,14 @@ class NodeGate:
             raise not_allowed(command, "node did not declare commands", text)
         text = f'the node (platform: {shown}) does not support "{command}"'
         raise not_allowed(command, "command not declared by node", text)
+
+    def _follows_run(self, session: NodeSession, command: str) -> bool:
+        """Whether a command needs no word of its own, since the node may be asked to run programs.
+
+        It is asked for by ``exec.approvals.node.*`` alone: :func:`check_command` keeps others from it.
+        """
+        denied = command in self._policy.deny
+        return is_exec_approvals(command) and not denied and SYSTEM_RUN in session.live.commands
 
     def params_json(self, caller: Caller, session: NodeSession, ask: Ask) -> str | None:
         """Return the params as a node gets them. Raises InvalidRequest."""

@@ -138,9 +138,14 @@ class Policies:
             if base_hash != _hash(record):
                 raise InvalidRequest(_CHANGED)
             wanted = adopted(file, record.file, self._entropy.uuid4, protocol)
-            return self._fitting(msgspec.structs.replace(record, file=wanted))
+            before = {entry.id: entry for entry in entries_of(record.file)}
+            same = {e.id for e in entries_of(wanted) if before.get(e.id) == e}
+            grants = {key: grant for key, grant in record.grants.items() if key in same}
+            return self._fitting(msgspec.structs.replace(record, file=wanted, grants=grants))
 
-        return self._shape(await self._change(change), protocol)
+        record = await self._change(change)
+        self._approvals.policy_changed()
+        return self._shape(record, protocol)
 
     async def keep(self, approval: Approval, by: str) -> str | None:
         """Let an answer of allow-always last; return the id of its entry.

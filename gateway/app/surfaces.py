@@ -105,6 +105,10 @@ class Surfaces(NodeListener):
     async def _decide(self, session: NodeSession) -> None:
         """Decide what a connection may do now, and ask operators for the rest."""
         device = await self._device(session.node_id)
+        if self._nodes.session(session.node_id) is not session:
+            # It is gone, or another connection is the node: what this one declared decides nothing more.
+            self._undecided.discard(session)
+            return
         asked = self._asked(session, device)
         made: list[Declared] = []
 

@@ -1,7 +1,8 @@
 """``system.run`` on a node: an approval that it names must be its own, for exactly this.
 
 What a client says of approvals counts for nothing: ``approved`` and ``approvalDecision`` go to the node
-only as what this gateway knows itself. An answer of allow-once serves once.
+only as what this gateway knows itself. An answer of allow-once serves once. With an approved command goes
+what the protocol says of it and nothing else: nobody was shown what a node may make of another param.
 """
 
 from __future__ import annotations
@@ -17,6 +18,21 @@ from gateway.errors import InvalidRequest
 from gateway.model import Decision
 
 _CLAIMS: Final = ("approved", "approvalDecision")
+_APPROVED: Final = frozenset(
+    {
+        "command",
+        "rawCommand",
+        "systemRunPlan",
+        "cwd",
+        "env",
+        "timeoutMs",
+        "needsScreenRecording",
+        "agentId",
+        "sessionKey",
+        "suppressNotifyOnExit",
+    }
+)
+"""The params that go with an approved command; an ``env`` is empty then."""
 _ALLOWED: Final = (Decision.ALLOW_ONCE, Decision.ALLOW_ALWAYS)
 _TEXTS: Final = {
     "MISSING_RUN_ID": "approval override requires params.runId",
@@ -56,7 +72,7 @@ def gated(
     approval.used = not always
     decision = wanted if always and wanted in _ALLOWED else Decision.ALLOW_ONCE
     return {
-        **passed,
+        **{name: value for name, value in passed.items() if name in _APPROVED},
         "runId": approval.id,
         "approved": True,
         "approvalDecision": Decision(decision).value,

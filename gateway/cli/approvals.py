@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -89,23 +90,24 @@ def watch(flags: Flags) -> None:
         seen: set[str] = set()
         for row in asked(connected, "exec.approval.list", {}):
             seen.add(row["id"])
-            put(connected, row["id"])
+            put(connected, row["id"], row["request"])
         for event in events:
             if not isinstance(event, Event) or not isinstance(event.payload, Mapping):
                 continue
             approval_id = str(event.payload.get("id"))
             if event.name == "exec.approval.requested" and approval_id not in seen:
                 seen.add(approval_id)
-                put(connected, approval_id)
+                put(connected, approval_id, event.payload.get("request"))
             elif event.name == "exec.approval.resolved":
                 seen.discard(approval_id)
                 click.echo(_resolved(event.payload))
 
 
-def put(connected: Session, approval_id: str) -> None:
+def put(connected: Session, approval_id: str, request: object = None) -> None:
     """Show a question; at a terminal, ask for the answer and give it.
 
-    One that has ended meanwhile is passed over. Raises KeyboardInterrupt.
+    ``request`` is what else is known of it. One that has ended meanwhile is passed over. Raises
+    KeyboardInterrupt.
     """
     try:
         shown = asked(connected, "exec.approval.get", {"id": approval_id})
@@ -115,8 +117,11 @@ def put(connected: Session, approval_id: str) -> None:
     agent = f"Agent {shown['agentId']}" if shown.get("agentId") else "Somebody"
     click.echo(f"{agent} asks for approval {one_line(approval_id)}:", err=True)
     click.echo(_indented(shown["commandText"]), err=True)
+    for line in _where(shown, request if isinstance(request, Mapping) else {}):
+        _note(line)
     if not sys.stdin.isatty():
-        _note(f"gatewayctl approvals approve {approval_id}, or deny {approval_id}")
+        name = shlex.quote(approval_id)
+        _note(f"gatewayctl approvals approve {name}, or deny {name}")
         return
     decision = _typed(shown.get("allowedDecisions") or [])
     if decision is None:
@@ -162,21 +167,52 @@ def _line(name: str, row: Mapping[str, Any], now: int) -> list[str]:
     request = row["request"]
     cells = (one_line(request.get(key) or "", _CELL) for key in ("agentId", "sessionKey", "cwd"))
     times = (span(now - row["createdAtMs"]), span(row["expiresAtMs"] - now))
-    return [one_line(name), *times, *cells, one_line(request["command"], _COMMAND)]
+    return [one_line(name), *times, *cells, _on_one_line(request["command"], _COMMAND)]
 
 
 def _answer(flags: Flags, approval_id: str, decision: str) -> None:
+    """Answer the one question that is meant, and say which one that was."""
+    from gateway.cli.session import session
+
     if not approval_id:
         raise click.UsageError("ID must not be empty")
-    _call(flags, "exec.approval.resolve", {"id": approval_id, "decision": decision})
-    click.echo(f"{decision} {one_line(approval_id)}")
+    command = ""
+    with session(flags, CAPS) as connected:
+        try:
+            shown = asked(connected, "exec.approval.get", {"id": approval_id})
+            approval_id, command = shown["id"], f": {_on_one_line(shown['commandText'])}"
+        except RequestError:
+            pass  # the answer to the decision says why
+        params = {"id": approval_id, "decision": decision}
+        try:
+            asked(connected, "exec.approval.resolve", params)
+        except RequestError as error:
+            raise _refused("exec.approval.resolve", error) from None
+    click.echo(f"{decision} {one_line(approval_id)}{command}")
 
 
 def _call(flags: Flags, method: str, params: dict[str, Any]) -> Any:
     try:
         return ask(flags, method, params, caps=CAPS)
     except RequestError as error:
-        raise Failure(f"the gateway refused {method}: {error.message}") from None
+        raise _refused(method, error) from None
+
+
+def _refused(method: str, error: RequestError) -> Failure:
+    return Failure(f"the gateway refused {method}: {error.message}")
+
+
+def _where(shown: Mapping[str, Any], request: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a command would be run, as far as that is known."""
+    if shown.get("nodeId"):
+        yield f"on node {shown['nodeId']}"
+    if request.get("cwd"):
+        yield f"in {request['cwd']}"
+
+
+def _on_one_line(command: str, longest: int = 0) -> str:
+    """Return a command on one line, on which it is seen where its own lines end."""
+    return one_line(command.replace("\n", " \\n "), longest)
 
 
 def _resolved(payload: Mapping[str, Any]) -> str:

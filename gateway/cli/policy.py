@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -72,8 +72,12 @@ def allow(flags: Flags, agent: str, path: str, arguments: str | None) -> None:
         _agent(file, agent).setdefault("allowlist", []).append(entry)
         return file
 
-    _change(flags, change)
+    known = _change(flags, change)
     click.echo(f"agent {one_line(agent)} may run {one_line(path)}")
+    _doubt(agent, known)
+    if _starts_others(path, arguments):
+        note = "it starts other programs, so that every word has to be spelled out by --args"
+        click.echo(f"({one_line(path)}: {note}; as it is, this allows nothing)", err=True)
 
 
 @policy.command()
@@ -130,9 +134,10 @@ def _set_mode(flags: Flags, agent: str, values: Mapping[str, str]) -> None:
         _agent(file, agent).update(values)
         return file
 
-    _change(flags, change)
+    known = _change(flags, change)
     said = ", ".join(f"{name} {value}" for name, value in values.items())
     click.echo(f"agent {one_line(agent)}: {said}")
+    _doubt(agent, known)
 
 
 def _show(flags: Flags, raw: bool) -> None:
@@ -163,7 +168,7 @@ def _rows(agents: Mapping[str, Any], grants: Mapping[str, Any]) -> Iterator[list
     for name, agent in agents.items():
         for entry in agent.get("allowlist", []):
             used = f"{span(now - entry['lastUsedAt'])} ago" if "lastUsedAt" in entry else ""
-            arguments = entry.get("argPattern", "**")
+            arguments = entry.get("argPattern", "**") or "(none)"
             if "commandText" in entry:
                 arguments = f"exactly: {entry['commandText']}"
             yield [
@@ -189,14 +194,37 @@ def _agent(file: dict[str, Any], agent: str) -> dict[str, Any]:
     return found
 
 
-def _change(flags: Flags, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change the policy as it is now. Raises Failure for what the gateway refuses."""
+def _starts_others(path: str, arguments: str | None) -> bool:
+    """Whether a program counts only where every word of its command is literal, and not all are."""
+    from gateway.core.execcommand import starts_others
+
+    literal = arguments is not None and "*" not in path + arguments
+    return not literal and starts_others([path], ())
+
+
+def _doubt(agent: str, known: Collection[str]) -> None:
+    """Say of an agent that is not there that it is not: its name may be misspelled."""
+    if known and agent != EVERY_AGENT and agent not in known:
+        text = f"there is no agent {one_line(agent)} now: {', '.join(map(one_line, known))}"
+        click.echo(f"({text})", err=True)
+
+
+def _change(flags: Flags, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Collection[str]:
+    """Change the policy as it is now, and return the agents that there are, if the gateway says so.
+
+    Raises Failure for what it refuses.
+    """
     from gateway.cli.session import session
 
     with session(flags) as connected:
         snapshot = _asked(connected, "exec.approvals.get", {})
         params = {"file": change(snapshot["file"]), "baseHash": snapshot["hash"]}
         _asked(connected, "exec.approvals.set", params)
+        try:
+            agents = asked(connected, "agents.list", {})["agents"]
+        except RequestError:
+            return ()
+    return [str(agent["id"]) for agent in agents]
 
 
 def _asked(connected: Session, method: str, params: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ States::
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from gateway.core.run import valid_text
-from gateway.model import Decision, ExecAllowlistEntry
+from gateway.model import Decision, ExecAllowlistEntry, Principal
 
 SCOPE: Final = "operator.approvals"
 
@@ -42,6 +43,12 @@ _CAPABLE_CLIENTS: Final = frozenset(
 )
 _CAPABLE_CAPS: Final = frozenset({"approvals", "exec-approvals"})
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
+_BLANK: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Letters, marks and signs that are not seen either (Unicode's default ignorables, the blank Braille)."""
+_STYLES: Final = "\ufe0e\ufe0f"
+"""After a sign these say how it is drawn; after anything else they are not seen."""
 _VISIBLE_CONTROLS: Final = "\n\t"
 
 
@@ -138,6 +145,8 @@ class Asker:
     """Whose share of the questions it is."""
     conn_id: str | None = None
     device_id: str | None = None
+    principal: Principal | None = None
+    """On whose rights a client asks."""
     protocol: int = 3
     reviewers: frozenset[str] = frozenset()
     """Devices that were named to answer."""
@@ -183,6 +192,8 @@ class Approval:
     resolver: str | None = field(default=None, init=False)
     """The device, or else the client, of who decided."""
     resolved_at_ms: int | None = field(default=None, init=False)
+    ended_at: float | None = field(default=None, init=False)
+    """When it ended, on the clock that never goes back."""
     used: bool = field(default=False, init=False)
     """Whether an answer for once has served."""
     lasting: ExecAllowlistEntry | None = None
@@ -248,7 +259,8 @@ def visible_text(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(map(_shown, valid_text(text)))
+    text = valid_text(text)
+    return "".join(map(_shown, text, " " + text))
 
 
 def visible_question(question: Question) -> Question:
@@ -269,7 +281,10 @@ def by_prefix(ids: Iterable[str], prefix: str) -> list[str]:
     return [prefix] if prefix in found else found
 
 
-def _shown(char: str) -> str:
-    if char in _VISIBLE_CONTROLS or unicodedata.category(char) not in _INVISIBLE:
+def _shown(char: str, before: str) -> str:
+    if char in _STYLES and unicodedata.category(before) == "So":
+        return char
+    unseen = unicodedata.category(char) in _INVISIBLE or _BLANK.match(char)
+    if char in _VISIBLE_CONTROLS or not unseen:
         return char
     return f"\\u{{{ord(char):X}}}"

@@ -42,6 +42,10 @@ _SPECIAL: Final = frozenset("|&;<>()$`\\\"'*?[]{}#~!^\t\n\r\v\f")
 """What some shell gives a meaning to outside of quotes, wherever it stands."""
 _SPECIAL_QUOTED: Final = {'"': frozenset("$`\\!"), "'": frozenset("\\")}
 """What keeps a meaning inside of quotes, in some shell."""
+_MISREAD: Final = frozenset("|&;<>()$`\\'{}#")
+"""What in a word without quotes would be read as another word, or as the end of the command."""
+_MISREAD_QUOTED: Final = frozenset("$`\\")
+"""The same, between double quotes."""
 _SPECIAL_FIRST: Final = frozenset("=%@:")
 """What some shell gives a meaning to at the beginning of a word."""
 _UNSEEN: Final = frozenset("\u115f\u1160\u2800")
@@ -50,19 +54,29 @@ _UNSEEN: Final = frozenset("\u115f\u1160\u2800")
 _ENDING: Final = re.compile(r"\.(?:exe|com|bat|cmd|ps1)$")
 _VERSION: Final = re.compile(
     r"(?:(?<=[a-z+])[-.]?[0-9][0-9.]*[a-z]?"
-    r"|[-._](?:static|dbg|debug|real|distrib|basic|tiny|nox|gtk3?|openbsd|traditional|huge|minimal)"
+    r"|[-._](?:static|dbg|debug|real|distrib|basic|tiny|nox|p?gtk[23]?|lucid|athena|motif|gnome|openbsd"
+    r"|traditional|huge|minimal|wrapper|bin|orig)"
+    r"|-(?:intel)?(?:32|64)"
     r"|-(?:x86_64|i[3-6]86|aarch64|arm|riscv64|ppc64le|s390x)(?:-[a-z0-9-]*)?)$"
 )
 """What is added to a name for a version or a way in which a program was built."""
+_TARGET: Final = re.compile(
+    r"^(?:x86_64|i[3-6]86|aarch64|arm\w*|riscv\w*|powerpc\w*|s390x|mips\w*|sparc\w*)-(?:\w+-)+(?=[a-z])"
+)
+"""What stands before the name of a tool that builds for another machine."""
 
 _SHELLS = (
-    "sh bash rbash dash ash zsh ksh mksh pdksh fish csh tcsh elvish nu xonsh pwsh powershell cmd"
+    "sh bash rbash dash ash zsh ksh rksh mksh lksh oksh pdksh yash posh mrsh osh ysh fish csh tcsh rc es "
+    "scsh sash elvish nu xonsh murex ion pwsh powershell cmd"
 )
 _INTERPRETERS = (
     "python pythonw pypy ipython perl ruby irb node nodejs deno bun lua luajit php tclsh wish expect "
     "awk gawk mawk nawk sed gsed osascript java jshell groovy scala kotlin r rscript julia ghci runghc "
     "guile sbcl swift erl elixir escript iex m4 bc dc gnuplot octave sqlite3 sqlite psql mysql mongo "
-    "mongosh redis-cli"
+    "mongosh redis-cli jython micropython bpython ptpython jupyter raku rakudo jrunscript jjs jdb gjs "
+    "cjs qjs d8 jsc racket clisp ecl ccl clojure clj lein bb ocaml ocamlrun swipl gprolog runhaskell stack "
+    "cabal janet gforth maxima sage zig crystal nim dart tcc rdmd dmd instantfpc original-awk bioawk mlr "
+    "slsh pdb perldoc cpan prove erb ri gdbtui groff troff nroff pic ghostscript gs ctags msgexec msgfilter"
 )
 _WRAPPERS = (
     "env sudo sudoedit doas su runuser pkexec xargs parallel nice ionice chrt taskset timeout gtimeout "
@@ -74,12 +88,21 @@ _WRAPPERS = (
     "gosu su-exec direnv watchexec nodemon hyperfine setarch linux32 linux64 cgexec choom cpulimit "
     "aa-exec proot schroot fakechroot systemd-nspawn chronic ifne pee vipe mispipe scriptlive ssh-agent "
     "ssh-keygen ssh-add ldd logrotate systemctl service wine mono bpftrace stap rr xterm uxterm "
-    "alacritty kitty konsole gnome-terminal"
+    "alacritty kitty konsole gnome-terminal wezterm foot xinit startx xdotool run0 run-one systemd-cat "
+    "systemd-inhibit systemd-notify systemd-socket-activate varlinkctl coredumpctl logsave daemon daemonize "
+    "caffeinate arch xcrun sandbox-exec launchctl leaks dtrace dtruss truss ktrace jexec jail cpuset rtprio "
+    "idprio genv gnice gnohup gstdbuf gchroot gxargs gtime gruncon sem rush runsv runsvdir multilog "
+    "execlineb tcpserver pm2 forever supervisorctl supervisord catatonit step keychain gpg-agent iptables "
+    "ip6tables modprobe insmod kmod mount agetty getty login vipw vigr visudo crond anacron sshfs patch "
+    "sensible-editor sensible-pager sensible-browser select-editor editor pager x-terminal-emulator "
+    "x-www-browser www-browser"
 )
 _REMOTE = (
     "ssh sshpass autossh mosh rsh rlogin telnet scp sftp docker podman nerdctl kubectl oc lxc "
     "lxc-attach machinectl vagrant ansible ansible-playbook salt screen tmux dtach abduco socat nc ncat "
-    "netcat docker-compose buildah runc crun ctr crictl apptainer singularity terraform tofu pulumi helm"
+    "netcat docker-compose buildah runc crun ctr crictl apptainer singularity terraform tofu pulumi helm "
+    "slogin rcp pssh pdsh clush parallel-ssh ssh-copy-id tmate zellij byobu ttyd websocat rclone restic borg "
+    "nomad consul etcdctl envconsul aws-vault chamber sops doppler stunnel openvpn virsh knife puppet"
 )
 _TOOLS = (
     "make gmake cmake ninja meson just task tox nox npm npx pnpm pnpx yarn corepack pip pipx uv uvx "
@@ -87,13 +110,20 @@ _TOOLS = (
     "dpkg dnf yum rpm pacman snap flatpak nix nix-shell guix conda mamba vi vim nvim view vimdiff ex ed "
     "emacs emacsclient nano pico micro less more most man info ftp lftp mail mailx mutt gpg openssl ld "
     "cpio zip gcc g++ cc c++ clang clang++ rustc pytest rake ts-node tsx fzf bat tig lazygit hg svn gh "
-    "tcpdump pandoc latex pdflatex xelatex lualatex tex nmap kak hx joe mc ranger nnn lf vifm w3m lynx"
+    "tcpdump pandoc latex pdflatex xelatex lualatex tex nmap kak hx joe mc ranger nnn lf vifm w3m lynx "
+    "bunx pipenv pdm rye poe pyenv rbenv nodenv asdf mise volta fnm nvm micromamba "
+    "coverage mypy pylint flake8 eslint jest mocha gulp grunt vite webpack rollup rspec rails thor scons "
+    "waf bazel buck pants samu ctest cpack autoreconf libtool gfortran gccgo cpp c89 c99 gold lld mold "
+    "ccache distcc sccache bear opam dune flutter rview rvim gvim gview evim eview vimtutor vimx nvi elvis "
+    "mg jed ne tilde zless zmore bzless bzmore xzless xzmore lzless zstdless lesspipe lessopen pg apk zypper "
+    "emerge xbps-install opkg aptitude apt-key update-alternatives rpmbuild rpmquery rpmverify tshark "
+    "smbclient htop ncdu magick convert mpv zathura s-nail bsd-mailx heirloom-mailx"
 )
 LAUNCHERS: Final = frozenset(" ".join((_SHELLS, _INTERPRETERS, _WRAPPERS, _REMOTE, _TOOLS)).split())
 """Programs that start whatever their arguments, their input or a file of the directory name."""
 
 _LOADERS = ("ld-linux", "ld-musl", "ld.so")
-_MANY_IN_ONE = ("busybox", "toybox", "qemu")
+_MANY_IN_ONE = ("busybox", "toybox", "qemu", "coreutils", "s6-")
 
 _FIND = ("-exec", "-ok", "-delete", "-fprint", "-fls", "-files0-from")
 _GIT = (
@@ -108,21 +138,27 @@ _GIT_COMMANDS = (
 ).split()
 _TAR = (
     "--to-command --checkpoint-action --use-compress-program --info-script --new-volume-script "
-    "--rsh-command --rmt-command"
+    # older ones take all options from a list of names
+    "--rsh-command --rmt-command --files-from"
 ).split()
 _OPTIONS: Final[dict[str, tuple[str, Sequence[str], Sequence[str]]]] = {
     **dict.fromkeys(("find", "gfind", "bfs"), ("", _FIND, ())),
     **dict.fromkeys(("fd", "fdfind"), ("xX", ("--exec",), ())),
     **dict.fromkeys(("rg", "ugrep"), ("", ("--pre", "--hostname-bin", "--filter", "--pager"), ())),
     **dict.fromkeys(("ag", "ack"), ("", ("--pager",), ())),
-    **dict.fromkeys(("tar", "gtar", "bsdtar"), ("IF", _TAR, ())),
+    **dict.fromkeys(("tar", "gtar", "bsdtar"), ("IFT", _TAR, ())),
     "git": ("cCOxu", _GIT, _GIT_COMMANDS),
     "rsync": ("eM", ("--rsh", "--rsync-path", "--remote-option", "--daemon", "--config"), ()),
     **dict.fromkeys(("sort", "gsort"), ("", ("--compress-program",), ())),
     **dict.fromkeys(("split", "gsplit"), ("", ("--filter",), ())),
-    "curl": ("K", ("--config",), ()),
-    "wget": ("e", ("--execute", "--use-askpass"), ()),
-    "ip": ("b", (), ("exec",)),
+    "curl": ("K", ("--config", "--engine"), ()),
+    "wget": ("e", ("--execute", "--use-askpass", "--config"), ()),
+    # ip takes the beginning of a word for the whole of it
+    "ip": ("b", (), ("exec", "exe", "ex", "e")),
+    **dict.fromkeys(("diff3", "sdiff", "gdiff3", "gsdiff"), ("", ("--diff-program",), ())),
+    **dict.fromkeys(("install", "ginstall"), ("", ("--strip-program",), ())),
+    # built into shells they evaluate the name of a variable, commands in its subscript included
+    **dict.fromkeys(("test", "[", "printf"), ("vR", (), ())),
     "journalctl": ("", ("--pager",), ()),
 }
 """Programs that start others with some options: letters, other options, and words that mean the same."""
@@ -153,7 +189,7 @@ class Command:
 def texts_of(argv: Sequence[str], *, certain: bool = True) -> list[str]:
     """Return every text that means these words and, if ``certain``, no others."""
     texts = [shlex.join(argv)]
-    if not certain or not any("\\" in word for word in argv):
+    if not certain or all(map(_quoted_well, argv)):
         texts.append(" ".join(map(_as_clients_quote, argv)))
     if tuple(argv[:-1]) in _SHELL_CALLS:
         texts.append(argv[-1])
@@ -208,6 +244,12 @@ def starts_others(paths: Sequence[str], arguments: Sequence[str]) -> bool:
     return False
 
 
+def _quoted_well(word: str) -> bool:
+    """Whether a word as the protocol's clients quote it reads as this word: they know of blanks alone."""
+    misread = _MISREAD_QUOTED if _as_clients_quote(word) != word else _MISREAD
+    return misread.isdisjoint(word)
+
+
 def _as_clients_quote(word: str) -> str:
     """Quote a word as the protocol's own clients do where they show a command."""
     if word.strip() and not any(char.isspace() or char == '"' for char in word):
@@ -244,6 +286,7 @@ def _seen(char: str) -> bool:
 def _program(path: str) -> str:
     """Return the name of a program without case, ending and version."""
     name, before = _ENDING.sub("", path.rpartition("/")[2].casefold()), ""
+    name = _TARGET.sub("", name)
     while name != before and name not in LAUNCHERS and name not in _OPTIONS:
         name, before = _VERSION.sub("", name), name
     return name

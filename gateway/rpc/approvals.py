@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, NoReturn
 
 from msgspec import UNSET, UnsetType
@@ -38,6 +39,9 @@ DEFAULT_TIMEOUT_S: Final = {3: 120.0, 4: 1800.0}
 MAX_TIMEOUT_MS: Final = 86_400_000
 DEFAULT_PAGE: Final = 50
 MAX_REVIEWERS: Final = 64
+
+_NAMEABLE: Final = re.compile(r"[A-Za-z0-9._:@+-]*")
+"""Ids are shown to people, who type and paste them: nothing in one may mean something to a shell."""
 
 _NOT_FOUND: Final = {
     "reason": "APPROVAL_NOT_FOUND",
@@ -220,6 +224,7 @@ def _asker(context: Context, params: ExecApprovalRequestParams) -> Asker:
         actor=caller.principal.actor,
         conn_id=caller.conn_id,
         device_id=caller.principal.device_id,
+        principal=caller.principal,
         protocol=caller.protocol,
         reviewers=frozenset(reviewers),
     )
@@ -228,8 +233,10 @@ def _asker(context: Context, params: ExecApprovalRequestParams) -> Asker:
 def _chosen_id(params: ExecApprovalRequestParams) -> str | None:
     """Return the id that the asker wants. Raises InvalidRequest for one that nobody could name."""
     chosen = given(params.id, "").strip()
-    if chosen in (".", "..") or len(chosen) > MAX_ID_CHARS:
-        raise InvalidRequest(f"an approval id is at most {MAX_ID_CHARS} characters, not . or ..")
+    if chosen in (".", "..") or len(chosen) > MAX_ID_CHARS or not _NAMEABLE.fullmatch(chosen):
+        raise InvalidRequest(
+            f"an approval id is at most {MAX_ID_CHARS} letters, digits and ._:@+-, not . or .."
+        )
     return chosen or None
 
 

@@ -163,6 +163,7 @@ class Wiring:
         reports = self._make_reports(hub, sessions, runs)
         base = Base(self.config, clock, entropy, store, hub, self.metrics)
         self.pairing = PairingParts(base)
+        self.pairing.revocations.add_listener(approvals.end_of)
         self.nodes = NodeParts(base, self.pairing, policies, reports)
         return Services(
             clock=clock,

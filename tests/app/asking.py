@@ -8,6 +8,8 @@ from typing import Any
 from tests.app.harness import Call, Client, Gate
 
 COMMANDS = ("system.notify", "system.run", "system.which")
+EXEC_APPROVALS = ("system.execApprovals.get", "system.execApprovals.set")
+"""What nodes that run programs declare beside."""
 
 
 def live_node(

@@ -196,3 +196,18 @@ def test_jump() -> None:
     assert (clock.seconds(), clock.now_ms()) == (before[0], before[1] - DAY_S * 1000 + 500)
     clock.advance(10)
     assert called == [1]
+
+
+@JUMPS
+def test_an_answer_serves_for_its_time(gate: Gate, jump: int) -> None:
+    """A decision can be asked for for 15 seconds, and no longer where the clock is set back."""
+    ui, asker = gate.client(client="openclaw-macos"), gate.client(3)
+    asker.call("exec.approval.request", {"id": "a", "command": "ls"})
+    ui.ok("exec.approval.resolve", {"id": "a", "decision": "allow-always"})
+    gate.clock.jump(jump)
+    gate.clock.advance(15)
+    assert asker.ok("exec.approval.waitDecision", {"id": "a"})["decision"] == "allow-always"
+    gate.clock.advance(1)
+
+    error = asker.refused("exec.approval.waitDecision", {"id": "a"})
+    assert error["message"] == "approval expired or not found"

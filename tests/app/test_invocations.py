@@ -13,7 +13,7 @@ from gateway.core.invocation import Ask
 from gateway.errors import Unavailable
 from gateway.model import NodeSurface
 from gateway.testing import result_of
-from tests.app.asking import answer, asked, cancelled, invoke, live_node
+from tests.app.asking import COMMANDS, EXEC_APPROVALS, answer, asked, cancelled, invoke, live_node
 from tests.app.harness import WRITE, Client, Gate, assert_fits
 
 VERSIONS = pytest.mark.parametrize("protocol", [3, 4])
@@ -256,7 +256,8 @@ def test_which_runs_a_node_was_asked_for(gate: Gate, params: dict[str, Any]) -> 
 
 def test_what_is_approved_on_a_node(gate: Gate) -> None:
     """A node that may be asked to run programs may be asked for its approvals, by who has a method for it."""
-    node, nodes = live_node(gate), gate.services.nodes
+    node = live_node(gate, commands=(*COMMANDS, *EXEC_APPROVALS))
+    nodes = gate.services.nodes
     session, asker = nodes.connected[0], gate.client().connection.caller
     ask = Ask(
         node_id="n1",

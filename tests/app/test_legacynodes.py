@@ -97,5 +97,6 @@ def test_requests_are_bounded(gate: Gate) -> None:
     gate.clock.advance(REQUEST_TTL_MS / 1000)
 
     assert ask(operator, "more")["created"] is True
+    assert [record.node_id for record in result_of(gate.store.list_nodes())] == ["more"]
     assert len(operator.ok("node.pair.list")["pending"]) == 1
     assert len(result_of(gate.store.list_nodes())) == 1

@@ -89,7 +89,10 @@ def test_two_at_once_do_not_get_one_place() -> None:
 
 
 def test_the_device_least_missed_makes_room() -> None:
-    """At the cap the device goes that was paired silently, is not there, and was unseen for longest."""
+    """At the cap the device goes that was paired silently, is not there, and was unseen for longest.
+
+    What was kept of it as a node goes with it: nothing else would ever remove that.
+    """
     door = capped(devices_max=3)
     owned, there, gone = (another(door, n) for n in (1, 2, 3))
     for one in (owned, there, gone):
@@ -98,8 +101,14 @@ def test_the_device_least_missed_makes_room() -> None:
     owned.change(lambda p: changed(p, device=changed(paired(p), approved_via="owner")))
     door.hub.add(FakeConnection(make_caller("c", device_id=there.identity.device_id)))
 
+    for one in (there, gone):
+        node_id = one.identity.device_id
+        result_of(door.store.update_node(node_id, lambda record: changed(record, name="Pi")))
+
     another(door, 4).knock()
     assert gone.device() is None
+    kept = [record.node_id for record in result_of(door.store.list_nodes())]
+    assert kept == [there.identity.device_id]
     assert owned.device() is not None
     assert there.device() is not None
 

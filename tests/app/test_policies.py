@@ -240,6 +240,21 @@ def test_what_goes_unanswered(
     assert result_of(answer) is decision
 
 
+@pytest.mark.parametrize("routed", [True, False])
+def test_what_goes_unanswered_once_the_policy_is_another(
+    gate: Gate, ui: Client, routed: bool
+) -> None:
+    """What the policy let go unanswered when it was asked is not let go by another policy."""
+    put(gate, agents=main(ask="always", askFallback="full", security="full"))
+    if not routed:
+        ui.leave()
+    answer = asked(gate, timeout_s=120.0)
+    put(gate, agents=main(security="deny"))
+    gate.clock.advance(120)
+
+    assert result_of(answer) is None
+
+
 # -- what clients ask
 
 ASK: dict[str, Any] = {"command": "/usr/bin/git status", "timeoutMs": 5000}
@@ -349,6 +364,21 @@ def test_an_answer_for_always_lasts(gate: Gate, ui: Client) -> None:
     assert len(approvals(ui)) == told
     asked(gate, "/bin/rm -rf a b")
     assert len(approvals(ui)) > told
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize("changed", [{}, {"pattern": "/bin/sh"}])
+def test_an_entry_that_is_changed_is_nobodys_answer(
+    gate: Gate, ui: Client, protocol: int, changed: dict[str, Any]
+) -> None:
+    """Whose answer made an entry is told of it as long as it is what was answered."""
+    always(gate, ui)
+    client = gate.client(protocol, client="admin")
+    snapshot = client.ok("exec.approvals.get")
+    snapshot["file"]["agents"]["main"]["allowlist"][0] |= changed
+    client.ok("exec.approvals.set", {"file": snapshot["file"], "baseHash": snapshot["hash"]})
+
+    assert ("grants" in ui.ok("exec.approvals.get")) is not bool(changed)
 
 
 @pytest.mark.parametrize("method", ["exec.approval.resolve", "approval.resolve"])

@@ -304,6 +304,32 @@ def test_the_store_fails_and_nothing_is_live(
     assert (live(gate), len(gate.services.surfaces)) == (("system.notify",), 0)
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_older_connection_decides_nothing_any_more(
+    gate: Gate, expected_failures: list[type[BaseException]], gone: bool
+) -> None:
+    """What a node declares now waits for an operator, not what an older connection of it once declared."""
+    operator = gate.client()
+    if gone:
+        gate.store.hanging.add("get_pairing")
+        gate.node(surface=SYSTEM).leave()
+        gate.store.hanging.clear()
+    else:
+        expected_failures.append(StoreError)
+        gate.store.failing["get_pairing"] = StoreError("disk")
+        gate.node(surface=SYSTEM)
+        gate.store.failing.clear()
+    gate.node(surface=NOTIFY)
+    gate.store.release()
+    gate.services.surfaces.sweep(0.0)
+
+    (request,) = operator.events("node.pair.requested")
+    assert request["commands"] == ["system.notify"]
+    assert operator.events("node.pair.resolved") == []
+    approve_all(operator)
+    assert (live(gate), len(gate.services.surfaces)) == (("system.notify",), 0)
+
+
 def test_a_request_that_ends_while_it_is_decided(gate: Gate) -> None:
     """An approval that comes a moment too late is refused, and nothing is live."""
     operator = gate.client()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import count
 from typing import Any
 
@@ -177,6 +178,10 @@ def test_words_that_mean_the_text(node: Client, cli: Client, command: list[str],
         ('/bin/echo "say \\"x\\""', ["/bin/echo", 'say "x"'], True),
         ('/bin/echo "a\\b c"', ["/bin/echo", "a\\b c"], False),
         ("/bin/echo a b", ARGV, False),
+        ("find / -name 'x -delete y'", ["find", "/", "-name", "'x", "-delete", "y'"], False),
+        ("rm -r ./a && ls /", ["rm", "-r", "./a", "&&", "ls", "/"], False),
+        ("find /tmp # -delete", ["find", "/tmp", "#", "-delete"], False),
+        ("ls *.py", ["ls", "*.py"], True),
     ],
 )
 def test_how_clients_write_words(
@@ -323,6 +328,45 @@ def test_nothing_else_comes_with_what_was_approved(
     assert asked(node) == []
     run(cli, rawCommand=TEXT, systemRunPlan={"argv": ARGV, "commandText": TEXT, "cwd": "/w"})
     assert sent(node)["approved"] is True
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_a_node_gets_no_params_that_nobody_knows(gate: Gate, protocol: int) -> None:
+    """Beside an approved command a node gets what the protocol knows, not what it may make something of."""
+    node, cli = live_node(gate, protocol), gate.client(3, client="cli", device_id="d1")
+    approve(cli)
+    run(cli, timeoutMs=5, shell="/tmp/evil", argv=EVIL, stdin="evil", Env={"A": "b"})
+    assert set(sent(node)) == {*RUN, "timeoutMs"}
+
+    run(cli, approved="absent", approvalDecision="absent", shell="/bin/zsh")
+    assert sent(node)["shell"] == "/bin/zsh"  # the node decides about what is not approved
+
+
+def test_a_text_that_reads_otherwise_is_not_shown(gate: Gate) -> None:
+    """Operators are shown words with their own quotes where a text would be read as other words."""
+    asker, operator = gate.client(client="cli"), gate.client(client="openclaw-macos")
+    argv = ["find", "/", "-name", "'x", "-delete", "y'"]
+    asked_for = {"id": "e1", "command": " ".join(argv), "commandArgv": argv}
+    asker.call("exec.approval.request", asked_for)
+
+    shown = operator.ok("exec.approval.get", {"id": "e1"})["commandText"]
+    assert shlex.split(shown) == argv
+
+
+@pytest.mark.parametrize("decision", [None, "allow-once", "allow-always"])
+def test_rights_that_are_taken_away(gate: Gate, node: Client, decision: str | None) -> None:
+    """What a device asked ends when it is removed; what it was allowed serves no more if it comes back."""
+    cli, other = gate.client(3, device_id="d1"), gate.client(3, device_id="d2")
+    approve(cli, decision)
+    other.call("exec.approval.request", {**ASK, "id": "ap-2"})
+    gate.services.revocations.device("d1")
+    cli.leave()
+
+    assert [row["id"] for row in other.ok("exec.approval.list")] == ["ap-2"]
+    ended = [e["id"] for e in other.events("exec.approval.resolved")]
+    assert ended == ["ap-1"]
+    assert code(run(gate.client(3, device_id="d1"))) == "APPROVAL_REQUIRED"
+    assert asked(node) == []
 
 
 def test_what_is_refused_later_uses_up_no_approval(gate: Gate, node: Client, cli: Client) -> None:

@@ -25,7 +25,11 @@ ROW: dict[str, Any] = {
     "createdAtMs": 1_000,
     "expiresAtMs": 2_000,
 }
-OTHER = {**ROW, "id": "77777777-0000", "request": {"command": "ls", "agentId": None}}
+OTHER = {
+    **ROW,
+    "id": "77777777-0000",
+    "request": {"command": "ls", "agentId": None, "nodeId": "n1"},
+}
 
 
 class Desk:
@@ -44,10 +48,11 @@ class Desk:
 
     def _get(self, connection: Any, frame: Any) -> None:
         for row in self.rows:
-            if row["id"] == frame["params"]["id"]:
+            if row["id"].startswith(frame["params"]["id"]):
                 asked = row["request"]
                 allowed = asked.get("allowedDecisions", ["allow-once", "deny"])
                 shown = {"commandText": asked["command"], "agentId": asked.get("agentId")}
+                shown["nodeId"] = asked.get("nodeId")
                 connection.answer(frame, {"id": row["id"], "allowedDecisions": allowed, **shown})
                 return
         connection.refuse(frame, "INVALID_REQUEST", "unknown or expired approval id")
@@ -77,7 +82,7 @@ def test_what_waits(to_script, script, desk, command):
     head, first, second = result.stdout.splitlines()
     assert head.split() == ["ID", "AGE", "LEFT", "AGENT", "SESSION", "CWD", "COMMAND"]
     assert first.startswith("3f2a9b1c  ")
-    assert first.endswith("main   agent:main:main  /src  rm -rf build")
+    assert first.endswith("main   agent:main:main  /src  rm -rf \\n build")
     assert second.endswith("-      -                -     ls")
     assert script.params("connect")["caps"] == ["approvals"]
 
@@ -103,10 +108,16 @@ def test_nothing_waits(to_script, desk):
     ],
 )
 def test_an_answer(to_script, desk, command, decision):
-    """A question is answered by the beginning of its id."""
+    """A question is answered by the beginning of its id; what was answered is said."""
     result = to_script("approvals", *command)
-    assert (result.exit_code, result.stdout) == (0, f"{decision} 3f\n")
-    assert desk.answered == [("3f", decision)]
+    said = f"{decision} 3f2a9b1c-0000: rm -rf \\n build\n"
+    assert (result.exit_code, result.stdout) == (0, said)
+    assert desk.answered == [(ROW["id"], decision)]
+
+
+def test_an_answer_to_what_is_not_shown(to_script, desk):
+    """What can not be looked at is answered as it was named, and the gateway says what it thinks of it."""
+    assert to_script("approvals", "deny", "gone").stdout == "deny gone\n"
 
 
 def test_where_the_gateway_is_may_be_said_anywhere(ctl, url, desk):
@@ -154,9 +165,11 @@ def test_watching_without_a_terminal(ctl, url, script, desk):
         "Agent main asks for approval 3f2a9b1c-0000:",
         "    rm -rf",
         "    build",
+        "(in /src)",
         "(gatewayctl approvals approve 3f2a9b1c-0000, or deny 3f2a9b1c-0000)",
         "Somebody asks for approval 77777777-0000:",
         "    ls",
+        "(on node n1)",
         "(gatewayctl approvals approve 77777777-0000, or deny 77777777-0000)",
         "(approval gone: unknown or expired approval id)",
     ]

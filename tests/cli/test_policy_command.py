@@ -141,6 +141,40 @@ def test_allowing_a_program(to_script, policy, words, agent, entry):
         assert written == FILE
 
 
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["main", "/bin/ls"], ""),
+        (["main", "/usr/bin/python3", "--args", "/srv/check.py"], ""),
+        (["*", "/usr/bin/*"], ""),
+        (["mian", "/bin/ls"], "(there is no agent mian now: main, other)\n"),
+        *(
+            (["main", "/usr/bin/python3", *more], "(/usr/bin/python3: it starts other programs")
+            for more in ([], ["--args", "*"])
+        ),
+    ],
+)
+def test_what_allows_nothing(to_script, script, policy, words, note):
+    """A name that no agent has, and a program that would have to be spelled out, are pointed out."""
+    agents = [{"id": "main"}, {"id": "other"}]
+    script.handlers["agents.list"] = lambda c, frame: c.answer(frame, {"agents": agents})
+    result = to_script("approvals", "policy", "allow", *words)
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith(note)
+    assert bool(result.stderr) is bool(note)
+
+
+def test_refusing_an_agent_that_is_not_there(to_script, script, policy):
+    """Who refuses everything to a misspelled agent reads that there is none of that name."""
+    agents = [{"id": "main"}]
+    script.handlers["agents.list"] = lambda c, frame: c.answer(frame, {"agents": agents})
+    result = to_script("approvals", "policy", "deny", "mian")
+
+    assert result.stdout == "agent mian: security deny\n"
+    assert result.stderr == "(there is no agent mian now: main)\n"
+
+
 def test_removing_an_entry(to_script, policy):
     """An entry is removed by the beginning of its id."""
     result = to_script("approvals", "policy", "remove", "main", "cc")

@@ -134,16 +134,28 @@ def test_who_is_told() -> None:
     assert not asked_by_4.reaches(viewer(caps=frozenset({"approvals"})))
 
 
-@given(st.text(st.characters(), max_size=50))
+BLANK = "\u034f\u115f\u1160\u17b4\u180b\u2800\u3164\ufe00\uffa0\U000e0100"
+
+
+@given(
+    st.text(st.characters(exclude_characters="\ufe0e\ufe0f") | st.sampled_from(BLANK), max_size=50)
+)
 def test_nothing_is_hidden(text: str) -> None:
     """A shown text has no character that is not seen, and every other character as it is."""
     shown = visible_text(text)
     shown.encode()
     hidden = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}
     assert not [c for c in shown if unicodedata.category(c) in hidden and c not in "\n\t"]
-    plain = "".join(c for c in text if unicodedata.category(c) not in hidden)
+    assert not [c for c in shown if c in BLANK]
+    plain = "".join(c for c in text if unicodedata.category(c) not in hidden and c not in BLANK)
     remaining = iter(shown)
     assert all(c in remaining for c in plain)
+
+
+def test_signs_keep_their_style() -> None:
+    """What says how a sign is drawn is seen there, and nowhere else."""
+    assert visible_text("rm \u2764\ufe0f git\ufe0f") == "rm \u2764\ufe0f git\\u{FE0F}"
+    assert visible_text("\ufe0fx") == "\\u{FE0F}x"
 
 
 def test_what_turns_text_around_is_shown() -> None:

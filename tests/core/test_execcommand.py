@@ -15,6 +15,7 @@ from gateway.core.execcommand import (
     plain,
     simple_words,
     starts_others,
+    texts_of,
 )
 
 SIMPLE = [
@@ -58,6 +59,30 @@ def test_what_is_split_is_what_a_shell_splits(argv: list[str]) -> None:
         assert words is None or list(words) == shlex.split(text)
     safe = [word for word in argv if word and "\\" not in word]
     assert simple_words(shlex.join(safe)) == (tuple(safe) or None)
+
+
+@given(st.lists(st.text("ab -/'\"$;|&#>\\{},()\t", max_size=5), min_size=1, max_size=4))
+def test_a_text_of_words_is_read_as_these_words(argv: list[str]) -> None:
+    """Whoever reads a text that stands for words, as a shell does, reads these words and no others."""
+    for text in texts_of(argv):
+        lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        assert list(lexer) == argv
+
+
+@pytest.mark.parametrize(
+    ("text", "argv"),
+    [
+        ("find / -name 'x -delete y'", ["find", "/", "-name", "'x", "-delete", "y'"]),
+        ("rm -r ./a && ls /", ["rm", "-r", "./a", "&&", "ls", "/"]),
+        ("find /tmp # -delete", ["find", "/tmp", "#", "-delete"]),
+        ("cp a $HOME", ["cp", "a", "$HOME"]),
+    ],
+)
+def test_a_text_that_reads_otherwise_does_not_stand_for_words(text: str, argv: list[str]) -> None:
+    """Quotes, operators and comments within words are no reason to take a text for them."""
+    assert text in texts_of(argv, certain=False)
+    assert text not in texts_of(argv)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +293,22 @@ def test_either_name_of_a_program_counts() -> None:
             "/usr/bin/sed x",
         ),
         *("/usr/bin/find . -okdir id", "/usr/bin/bfs . -exec id", "/usr/bin/find -files0-from=x"),
+        # options that name a program, or a file of options that does
+        *("/usr/bin/wget --config=/tmp/rc x", "/usr/bin/wget --conf /tmp/rc x"),
+        *("/usr/bin/curl --engine /tmp/x.so x", "/usr/bin/tar -cf a -T /tmp/list"),
+        *("/usr/bin/tar cfT a /tmp/list", "/usr/bin/tar -cf a --files-fr=/tmp/list"),
+        *("/usr/bin/diff3 --diff-program=id a b c", "/usr/bin/sdiff --diff-prog=id a b"),
+        "/usr/bin/install -s --strip-program=id a b",
+        # a beginning of a word that is taken for the whole of it
+        *("/sbin/ip netns e x id", "/sbin/ip vrf exe x id"),
+        # built into shells, by whose rules a command in a subscript is run
+        *("/usr/bin/printf -v a[$(id)] x", "/usr/bin/test -v a[$(id)]"),
+        # tools for another machine, many programs in one file, and more names
+        *("/usr/bin/x86_64-linux-gnu-gcc-12 -wrapper id x.c", "/usr/bin/aarch64-none-elf-g++ x"),
+        *("/usr/bin/coreutils --coreutils-prog=env id", "/usr/bin/s6-setlock x id"),
+        *("/usr/bin/original-awk x", "/usr/bin/vim.athena x", "/usr/bin/python3-intel64 x"),
+        *("/usr/bin/arch -arm64 id", "/usr/bin/caffeinate id", "/usr/bin/xcrun id", "/bin/lksh x"),
+        *("/usr/bin/systemd-inhibit id", "/usr/bin/bunx x", "/usr/bin/sensible-pager x"),
     ],
 )
 def test_more_ways_to_start_others(command: str) -> None:
@@ -292,6 +333,13 @@ def test_more_ways_to_start_others(command: str) -> None:
             "/sbin/ip addr",
             "/usr/bin/git-lfs ls",
         ),
+        *(
+            "/usr/bin/printf %s x",
+            "/usr/bin/install -d a",
+            "/usr/bin/wget -q x",
+            "/sbin/ip -s link",
+        ),
+        *("/usr/bin/x86_64-linux-gnu-strip x", "/usr/bin/diff3 a b c", "/usr/bin/base64 x"),
         *(
             "/opt/vim-like x",
             "/usr/bin/makeinfo x",

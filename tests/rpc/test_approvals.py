@@ -201,6 +201,8 @@ def test_an_id_that_is_taken(gate: Gate, ui: Client, protocol: int) -> None:
         ),
         (4, {"command": "ls", "id": ".."}, "an approval id is"),
         (4, {"command": "ls", "id": "i" * 129}, "an approval id is"),
+        (3, {"command": "ls", "id": "x; rm -rf ~"}, "an approval id is"),
+        (4, {"command": "ls", "id": "x\x1b[31m"}, "an approval id is"),
         (4, {"command": "x" * 40_000}, "can not be shown"),
         (4, {"command": "ls", "approvalReviewerDeviceIds": ["d"] * 65}, "at most 64 reviewers"),
         (4, {"command": "ls", "approvalReviewerDeviceIds": ["d" * 9999]}, "at most 64 reviewers"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.app.asking import answer, asked, invoke, live_node
+from tests.app.asking import COMMANDS, EXEC_APPROVALS, answer, asked, invoke, live_node
 from tests.app.harness import Gate, assert_fits
 
 REQUIRED = "exec approvals base hash required; re-run exec.approvals.get and retry"
 CHANGED = "exec approvals changed since last load; re-run exec.approvals.get and retry"
+RUNS = (*COMMANDS, *EXEC_APPROVALS)
 FILE = {"version": 1, "agents": {"main": {"allowlist": [{"pattern": "/usr/bin/git"}]}}}
 
 
@@ -97,7 +99,7 @@ def test_the_policy_is_for_admins(gate: Gate, method: str) -> None:
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_the_policy_of_a_node_is_read_and_written_there(gate: Gate, protocol: int) -> None:
     """The node is asked, and what it answers is handed on without its token."""
-    node = live_node(gate, protocol)
+    node = live_node(gate, protocol, commands=RUNS)
     client = gate.client(protocol, client="cli")
     kept = {"path": "p", "exists": True, "hash": "h", "file": {"version": 1}}
     reading = client.call("exec.approvals.node.get", {"nodeId": "n1"})
@@ -118,7 +120,7 @@ def test_the_policy_of_a_node_is_read_and_written_there(gate: Gate, protocol: in
 
 def test_the_native_form_of_a_node(gate: Gate) -> None:
     """A node with rules of its own gets them, and its answer is handed on."""
-    node, client = live_node(gate), gate.client(client="cli")
+    node, client = live_node(gate, commands=RUNS), gate.client(client="cli")
     native = {"rules": [{"pattern": "git *", "action": "allow"}], "defaultAction": "prompt"}
     params = {"nodeId": "n1", "native": native, "baseHash": "h"}
     call = client.call("exec.approvals.node.set", params)
@@ -131,7 +133,7 @@ def test_the_native_form_of_a_node(gate: Gate) -> None:
 @pytest.mark.parametrize("payload", [5, None, [1]])
 def test_a_node_that_answers_something_else(gate: Gate, payload: Any) -> None:
     """An answer that is no policy is refused."""
-    node, client = live_node(gate), gate.client(client="cli")
+    node, client = live_node(gate, commands=RUNS), gate.client(client="cli")
     call = client.call("exec.approvals.node.get", {"nodeId": "n1"})
     answer(node, payload=payload)
 
@@ -140,7 +142,7 @@ def test_a_node_that_answers_something_else(gate: Gate, payload: Any) -> None:
 
 def test_a_node_that_does_not_answer(gate: Gate) -> None:
     """A node has 15 seconds."""
-    live_node(gate)
+    live_node(gate, commands=RUNS)
     call = gate.client(client="cli").call("exec.approvals.node.get", {"nodeId": "n1"})
     gate.clock.advance(15)
 
@@ -159,6 +161,26 @@ def test_only_nodes_that_run_commands_are_asked(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize(
+    ("declared", "deny", "words"),
+    [
+        (COMMANDS, [], 'the node (platform: linux) does not support "system.execApprovals.get"'),
+        (RUNS, EXEC_APPROVALS, "is denied by deny_commands of [nodes] in the configuration"),
+        (RUNS, ["system.run"], "is not in the allowlist"),
+    ],
+)
+def test_a_policy_that_a_node_does_not_have_or_that_is_denied(
+    gates: Callable[..., Gate], declared: list[str], deny: list[str], words: str
+) -> None:
+    """A node is asked for its policy only if it declares that, and the operator does not deny it."""
+    gate = gates(nodes={"deny_commands": list(deny)})
+    node, client = live_node(gate, commands=declared), gate.client(client="cli")
+    error = client.refused("exec.approvals.node.get", {"nodeId": "n1"})
+
+    assert (error["code"], asked(node)) == ("INVALID_REQUEST", [])
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize(
     ("protocol", "params", "words"),
     [
         (4, {}, "'file'"),
@@ -171,7 +193,7 @@ def test_only_nodes_that_run_commands_are_asked(gate: Gate) -> None:
 )
 def test_what_no_node_is_asked(gate: Gate, protocol: int, params: Any, words: str) -> None:
     """What the version's schema does not have never reaches the node."""
-    node, client = live_node(gate, protocol), gate.client(protocol, client="cli")
+    node, client = live_node(gate, protocol, commands=RUNS), gate.client(protocol, client="cli")
 
     error = client.refused("exec.approvals.node.set", {"nodeId": "n1", **params})
 
