@@ -18,7 +18,6 @@ from twisted.logger import Logger
 
 from gateway.app.context import Caller
 from gateway.app.hub import Hub
-from gateway.app.nodepending import NodePending
 from gateway.app.nodes import NodeListener, Nodes, NodeSession
 from gateway.app.pairingnotices import PairingNotices, sees_device
 from gateway.app.revocation import Revocations
@@ -48,7 +47,6 @@ class Surfaces(NodeListener):
         store: IStore,
         hub: Hub,
         nodes: Nodes,
-        pending: NodePending,
         revocations: Revocations,
         notices: PairingNotices,
     ) -> None:
@@ -57,7 +55,6 @@ class Surfaces(NodeListener):
         self._store = store
         self._hub = hub
         self._nodes = nodes
-        self._pending = pending
         self._revocations = revocations
         self._notices = notices
         self._undecided: set[NodeSession] = set()
@@ -246,7 +243,6 @@ class Surfaces(NodeListener):
         if session is not None:
             self._nodes.set_live(node_id, session.connection.conn_id, NOTHING)
         await self._store.update_node(node_id, surface.remove)
-        self._pending.forget(node_id)
         if record.request is not None:
             self._resolved(record.request.request_id, node_id, "rejected")
         self._resolved("", node_id, "removed")
