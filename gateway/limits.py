@@ -117,7 +117,7 @@ class LimitsConfig(Table, frozen=True):
     node_result_bytes: Bytes = 6_291_456
     """Largest answer of a node, as it sends it, in bytes; its asker gets it twice, parsed and as text."""
     node_progress_bytes: Bytes = 16_777_216
-    """Bytes of progress that a node may tell of one command; what comes after is dropped."""
+    """Bytes of progress of one command, each piece 256 at least; what comes after is dropped."""
     node_answers_bytes: Bytes = 67_108_864
     """Bytes of nodes' answers that are remembered for repeated idempotency keys."""
     presence_max: Count = 200

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.app.invocations import PROGRESS_CAP
-from gateway.core.invocation import Ask
+from gateway.core.invocation import MIN_CHUNK_BYTES, Ask
 from gateway.errors import Unavailable
 from gateway.model import NodeSurface
 from gateway.testing import result_of
@@ -428,7 +428,7 @@ def test_progress(gates: Callable[..., Gate]) -> None:
     calls = [invoke(client) for client in (watching, plain, slow)]
     slow.connection.waiting = True
     told = [progress(node, seq, chunk) for seq, chunk in [(0, "a"), (0, "a"), (2, "c"), (1, "é")]]
-    told += [progress(node, 2, "x" * 1022), progress(node, 2, "x" * 1021), progress(node, 3)]
+    told += [progress(node, 2, "x" * 513), progress(node, 2, "x" * 512), progress(node, 3)]
     foreign = {"invokeId": asked(node)[0]["id"], "nodeId": "n2", "seq": 3, "chunk": ""}
 
     assert told == [False, True, True, False, True, False, True]
@@ -446,6 +446,20 @@ def test_progress(gates: Callable[..., Gate]) -> None:
     answer(node, payload=1)
     assert {call.payload["payload"] for call in calls} == {1}
     assert progress(node, 3)
+
+
+def test_empty_progress_is_bounded(gates: Callable[..., Gate]) -> None:
+    """Pieces without a word count too: a node can not send its asker events without end."""
+    gate = gates(limits={"node_progress_bytes": 4 * MIN_CHUNK_BYTES})
+    node, watching = live_node(gate), gate.client(caps=[PROGRESS_CAP])
+    call = invoke(watching)
+
+    told = [progress(node, seq, "") for seq in range(6)]
+    answer(node)
+
+    assert told == [False] * 4 + [True] * 2
+    assert len(watching.events("node.invoke.progress")) == 4
+    assert call.payload["ok"]
 
 
 def test_progress_for_who_has_gone(gate: Gate) -> None:
