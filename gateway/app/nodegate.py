@@ -10,7 +10,7 @@ from msgspec import UNSET
 from gateway.app.context import Caller
 from gateway.app.nodedirectory import NodeDirectory
 from gateway.app.nodes import NodeSession
-from gateway.core.frames import encode
+from gateway.core.frames import EncodeFailed, encode
 from gateway.core.invocation import Ask, not_allowed, not_connected, pairing_changed
 from gateway.core.nodecommands import CommandPolicy, is_exec_approvals, platform_of
 from gateway.errors import GatewayError, InvalidRequest, Unavailable
@@ -87,20 +87,26 @@ class NodeGate:
         text = f'the node (platform: {shown}) does not support "{command}"'
         raise not_allowed(command, "command not declared by node", text)
 
-    def params_json(self, caller: Caller, session: NodeSession, ask: Ask) -> str | None:
-        """Return the params as a node gets them. Raises InvalidRequest."""
+    def params(self, caller: Caller, session: NodeSession, ask: Ask) -> tuple[Any, str | None]:
+        """Return the params as a node gets them, and their JSON text. Raises InvalidRequest.
+
+        UNSET and None where there are none; those of ``system.run`` are a mapping.
+        """
         params = ask.params
         if ask.command == SYSTEM_RUN:
             params = {} if params is UNSET else params
             self._sized(params)  # what is too large anyway uses up no approval
             params = self._run_params(caller, session, params)
         elif params is UNSET:
-            return None
-        return self._sized(params).decode()
+            return UNSET, None
+        return params, self._sized(params).decode()
 
     def _sized(self, params: Any) -> bytes:
-        """Return params as JSON text. Raises InvalidRequest for too much of it."""
-        text = encode(params)
+        """Return params as JSON text. Raises InvalidRequest for too much of it, and for too deep."""
+        try:
+            text = encode(params)
+        except EncodeFailed as error:  # it was read with a little more room on the stack
+            raise too_deep() from error
         if len(text) > self._limits.node_params_bytes:
             raise InvalidRequest(
                 f"the params have more than {self._limits.node_params_bytes} bytes",
@@ -115,6 +121,11 @@ class NodeGate:
         if session.caller.protocol >= 4 and not allowed.get("runId"):
             return {**allowed, "runId": self._entropy.uuid4()}
         return allowed
+
+
+def too_deep() -> InvalidRequest:
+    """Refuse params that could be read, but can not be written again."""
+    return InvalidRequest("invalid node.invoke params: at /params: nested too deeply")
 
 
 def check_command(command: str) -> None:

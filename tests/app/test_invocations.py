@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -481,6 +483,39 @@ def test_a_chunk_is_bounded_in_bytes(gate: Gate) -> None:
     assert node.ok("node.invoke.progress", {**params, "chunk": "é" * 8192})["ignored"]
     error = node.refused("node.invoke.progress", {**params, "chunk": "é" * 8193})
     assert "at /chunk: must not have more than 16384 bytes" in error["message"]
+
+
+# -- what is hard to read
+
+
+def test_large_numbers_come_through(gate: Gate) -> None:
+    """What a node answers is handed on as it is, with whole numbers that no double holds."""
+    node, client = live_node(gate), gate.client()
+    huge = [2**64, -(2**70), 10**4000]
+    texts = [json.dumps(huge), json.dumps({"n": huge})]
+    calls = [invoke(client, key=f"k{number}") for number in range(2)]
+
+    answer(node, 0, payload=msgspec.Raw(texts[0].encode()))
+    answer(node, 1, payloadJSON=texts[1])
+
+    assert calls[0].payload["payload"] == huge
+    assert (calls[1].payload["payload"], calls[1].payload["payloadJSON"]) == ({"n": huge}, texts[1])
+
+
+@pytest.mark.parametrize("command", ["system.notify", "system.run"])
+def test_params_that_are_nested_too_deeply(gate: Gate, command: str) -> None:
+    """They are sent on, or refused for what they are, however little too deep they are."""
+    live_node(gate)
+    client, told = gate.client(), set()
+    for depth in range(850, 1010):
+        params = msgspec.Raw(b'{"x":' + b"[" * depth + b"]" * depth + b"}")
+        call = invoke(client, command, key=f"k{depth}", params=params)
+        if call.frames:
+            told.add(call.error["message"])
+        else:
+            call.cancel()
+
+    assert all(text.startswith("invalid node.invoke params: ") for text in told)
 
 
 # -- others
