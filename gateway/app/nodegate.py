@@ -9,11 +9,11 @@ from msgspec import UNSET
 
 from gateway.app.context import Caller
 from gateway.app.nodedirectory import NodeDirectory
-from gateway.app.nodes import NodeSession
+from gateway.app.nodes import NodeSession, not_ready
 from gateway.core.frames import EncodeFailed, encode
 from gateway.core.invocation import Ask, not_allowed, not_connected, pairing_changed
 from gateway.core.nodecommands import CommandPolicy, is_exec_approvals, platform_of
-from gateway.errors import GatewayError, InvalidRequest, Unavailable
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.interfaces import IEntropy
 from gateway.limits import LimitsConfig
 
@@ -73,12 +73,7 @@ class NodeGate:
         shown = platform_of(client.platform, client.device_family)
         if command in session.offered.commands:
             if session.deciding:
-                raise Unavailable(
-                    "what this node may do is not known yet",
-                    details={"code": "NODE_NOT_READY"},
-                    retryable=True,
-                    retry_after_ms=250,
-                )
+                raise not_ready()
             text = f'"{command}" waits for approval: gatewayctl nodes approve'
             raise not_allowed(command, "command not approved", text)
         if not session.caller.surface.commands:
