@@ -117,7 +117,7 @@ class LimitsConfig(Table, frozen=True):
     node_result_bytes: Bytes = 6_291_456
     """Largest answer of a node, as it sends it, in bytes; its asker gets it twice, parsed and as text."""
     node_progress_bytes: Bytes = 16_777_216
-    """Bytes of progress that a node may tell of one command; what comes after is dropped."""
+    """Bytes of progress of one command, each piece 256 at least; what comes after is dropped."""
     node_answers_bytes: Bytes = 67_108_864
     """Bytes of nodes' answers that are remembered for repeated idempotency keys."""
     presence_max: Count = 200
@@ -138,6 +138,8 @@ class LimitsConfig(Table, frozen=True):
     """Events that one node may tell in a minute; beyond, it is asked to come again."""
     node_new_sessions: Count = 32
     """Sessions that are not there yet that one node may name in an hour, besides main ones and its own."""
+    node_turns_waiting: Count = 8
+    """Turns of one node that may wait in one session; a quarter of lane_depth is not for nodes at all."""
     system_events_max: Count = 1000
     """Sessions for which texts wait that their agents are told with the next message; 20 for each."""
     exec_ends_max: Count = 2000

@@ -50,7 +50,6 @@ class World:
             client=client_info("node-host", "node"),
             role=Role.NODE,
             scopes=(),
-            caps=("voice",),
             device=device,
             reconnect=QUICK,
         )

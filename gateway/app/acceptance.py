@@ -104,6 +104,8 @@ class Acceptance:
         runs, request = self._runs, turn.request
         if runs.stopping:  # since it was looked at
             raise _busy("the gateway is stopping")
+        if turn.check_room is not None:
+            turn.check_room()
         try:
             ahead = request.queue_mode is QueueMode.INTERRUPT
             first = runs.lanes.enter(request.session_key, request.run_id, ahead=ahead)

@@ -183,7 +183,10 @@ class Devices:
             issued[:] = [made]
             return made.pairing
 
-        with self._ending(caller, device_id, lambda: self._revocations.role(device_id, role)):
+        revocations = self._revocations
+        with self._ending(
+            caller, device_id, lambda: revocations.role(device_id, role, renewed=True)
+        ):
             await self._change(device_id, change, unknown=unknown)
         self._notices.changed(device_id)
         self._log.info(

@@ -27,7 +27,6 @@ from gateway.app.nodeanswers import NodeAnswers, Remembered
 from gateway.app.nodegate import SYSTEM_RUN, NodeGate
 from gateway.app.nodes import NodeListener, Nodes, NodeSession
 from gateway.core.events import Event
-from gateway.core.frames import decode
 from gateway.core.invocation import Ask, End, Invocation, Outcome, ended
 from gateway.core.nodecommands import is_exec_approvals
 from gateway.core.registry import Registry
@@ -123,7 +122,7 @@ class Invocations(NodeListener):
             raise await self._gate.absent(caller, ask.node_id)
         self._gate.check(session, ask.command)
         self._check_room(session)
-        params_json = self._gate.params_json(caller, session, ask)
+        params, params_json = self._gate.params(caller, session, ask)
         invocation = Invocation(
             id=self._entropy.uuid4(),
             key=key,
@@ -136,6 +135,8 @@ class Invocations(NodeListener):
             params_json=params_json,
             deadline=deadline,
         )
+        if ask.command == SYSTEM_RUN:
+            self._note_run(ask, params)
         return await self._send(session, invocation, caller, ask.session_key)
 
     def session_of_run(self, run_id: str, node_id: str) -> tuple[str, float] | None:
@@ -265,7 +266,6 @@ class Invocations(NodeListener):
             payload["paramsJSON"] = invocation.params_json
         if session_key is not None and invocation.protocol >= 4:
             payload["sessionKey"] = session_key
-        self._note_run(invocation, session_key)
         self._log.info(
             "node invoked invocation={invocation} node={node} command={command} actor={actor}",
             invocation=invocation.id,
@@ -289,16 +289,12 @@ class Invocations(NodeListener):
         pending.waiters[waiting] = caller
         return waiting
 
-    def _note_run(self, invocation: Invocation, session_key: str | None) -> None:
-        if invocation.command != SYSTEM_RUN:
-            return
-        params = decode((invocation.params_json or "{}").encode())
+    def _note_run(self, ask: Ask, params: Mapping[str, Any]) -> None:
         run_id, named = params.get("runId"), params.get("sessionKey")
         if isinstance(run_id, str):
-            key = _run_key(run_id, invocation.node_id)
-            session = session_key or (named if isinstance(named, str) else "")
+            session = ask.session_key or (named if isinstance(named, str) else "")
             now = self._clock.seconds()
-            self.runs.put(key, (session, now), now)
+            self.runs.put(_run_key(run_id, ask.node_id), (session, now), now)
 
     def _check_room(self, session: NodeSession) -> None:
         if self._stopped:

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.app.context import Caller
 from gateway.app.nodeevents import handled, ignored
 from gateway.app.nodes import node_id
-from gateway.app.nodeturns import NodeTurns, text_of
+from gateway.app.nodeturns import ASKED_BY, NodeTurns, text_of
 from gateway.app.runs import Runs
 from gateway.core.incoming import attachments, clean_text, fingerprint
 from gateway.core.voice import first_number, first_text
@@ -63,7 +63,7 @@ class AgentRequests:
             key,
             text,
             run_id=f"node-{self._entropy.uuid4()}" if once is None else _run_id(node, once),
-            origin="node",
+            origin=ASKED_BY,
             fingerprint=fingerprint(key, text, [(f.mime_type, f.file_name, f.data) for f in files]),
             provenance=BY_DEVICE,
             attachments=files,

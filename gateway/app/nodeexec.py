@@ -88,7 +88,7 @@ class ExecEvents:
             return ignored("session_reset")
         if run_id is not None and not self._first(event, key, run_id):
             return handled("duplicate")
-        await self._events.note(key, exec_text(event, node, payload), "exec")
+        await self._events.note(key, exec_text(event, node, payload), "exec", by=node)
         return handled()
 
     def _ended_at(self, key: str) -> float:

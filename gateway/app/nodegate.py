@@ -9,11 +9,11 @@ from msgspec import UNSET
 
 from gateway.app.context import Caller
 from gateway.app.nodedirectory import NodeDirectory
-from gateway.app.nodes import NodeSession
-from gateway.core.frames import encode
+from gateway.app.nodes import NodeSession, not_ready
+from gateway.core.frames import EncodeFailed, encode
 from gateway.core.invocation import Ask, not_allowed, not_connected, pairing_changed
 from gateway.core.nodecommands import CommandPolicy, is_exec_approvals, platform_of
-from gateway.errors import GatewayError, InvalidRequest, Unavailable
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.interfaces import IEntropy
 from gateway.limits import LimitsConfig
 
@@ -77,12 +77,7 @@ class NodeGate:
         shown = platform_of(client.platform, client.device_family)
         if command in session.offered.commands:
             if session.deciding:
-                raise Unavailable(
-                    "what this node may do is not known yet",
-                    details={"code": "NODE_NOT_READY"},
-                    retryable=True,
-                    retry_after_ms=250,
-                )
+                raise not_ready()
             text = f'"{command}" waits for approval: gatewayctl nodes approve'
             raise not_allowed(command, "command not approved", text)
         if not session.caller.surface.commands:
@@ -99,20 +94,26 @@ class NodeGate:
         denied = command in self._policy.deny
         return is_exec_approvals(command) and not denied and SYSTEM_RUN in session.live.commands
 
-    def params_json(self, caller: Caller, session: NodeSession, ask: Ask) -> str | None:
-        """Return the params as a node gets them. Raises InvalidRequest."""
+    def params(self, caller: Caller, session: NodeSession, ask: Ask) -> tuple[Any, str | None]:
+        """Return the params as a node gets them, and their JSON text. Raises InvalidRequest.
+
+        UNSET and None where there are none; those of ``system.run`` are a mapping.
+        """
         params = ask.params
         if ask.command == SYSTEM_RUN:
             params = {} if params is UNSET else params
             self._sized(params)  # what is too large anyway uses up no approval
             params = self._run_params(caller, session, params)
         elif params is UNSET:
-            return None
-        return self._sized(params).decode()
+            return UNSET, None
+        return params, self._sized(params).decode()
 
     def _sized(self, params: Any) -> bytes:
-        """Return params as JSON text. Raises InvalidRequest for too much of it."""
-        text = encode(params)
+        """Return params as JSON text. Raises InvalidRequest for too much of it, and for too deep."""
+        try:
+            text = encode(params)
+        except EncodeFailed as error:  # it was read with a little more room on the stack
+            raise too_deep() from error
         if len(text) > self._limits.node_params_bytes:
             raise InvalidRequest(
                 f"the params have more than {self._limits.node_params_bytes} bytes",
@@ -127,6 +128,11 @@ class NodeGate:
         if session.caller.protocol >= 4 and not allowed.get("runId"):
             return {**allowed, "runId": self._entropy.uuid4()}
         return allowed
+
+
+def too_deep() -> InvalidRequest:
+    """Refuse params that could be read, but can not be written again."""
+    return InvalidRequest("invalid node.invoke params: at /params: nested too deeply")
 
 
 def check_command(command: str) -> None:

@@ -38,9 +38,7 @@ class NodeReports:
         runs: Runs,
         limits: LimitsConfig,
     ) -> None:
-        turns = NodeTurns(
-            clock=clock, entropy=entropy, sessions=sessions, agents=agents, limits=limits
-        )
+        turns = NodeTurns(clock=clock, entropy=entropy, runs=runs, agents=agents, limits=limits)
         self.new_sessions = turns.named
         self.voice = Voice(
             clock=clock,

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from gateway.app.context import Caller
 from gateway.core.nodecommands import CommandPolicy
+from gateway.errors import Unavailable
 from gateway.interfaces import IClock, IConnection
 from gateway.model import NodeSurface
 
@@ -30,6 +31,8 @@ class NodeSession:
     """What it may be asked now: the part of ``offered`` that is approved."""
     deciding: bool = False
     """Whether it is still being looked up what of it is approved."""
+    approved: bool = False
+    """Whether something of it was approved, or it declares nothing that would have to be."""
 
     @property
     def caller(self) -> Caller:
@@ -147,6 +150,16 @@ class Nodes:
 def node_id(caller: Caller) -> str:
     """Return the id of a node: its device's, else its client's."""
     return caller.principal.device_id or caller.client.id
+
+
+def not_ready() -> Unavailable:
+    """Refuse what depends on the approval of a node as long as the store has not said what is approved."""
+    return Unavailable(
+        "what this node may do is not known yet",
+        details={"code": "NODE_NOT_READY"},
+        retryable=True,
+        retry_after_ms=250,
+    )
 
 
 def _within(surface: NodeSurface, offered: NodeSurface) -> NodeSurface:

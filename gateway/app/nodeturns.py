@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
 from gateway.app.agents import AgentDirectory
 from gateway.app.context import Caller
-from gateway.app.sessions import Sessions
+from gateway.app.runs import Runs
 from gateway.app.turn import Turn
 from gateway.core.registry import Registry
 from gateway.core.sessionkey import agent_of, is_malformed
 from gateway.core.transcript import user_content
+from gateway.errors import Unavailable
 from gateway.interfaces import IClock, IEntropy
 from gateway.limits import LimitsConfig
 from gateway.model import InputProvenance, Message, RunRequest
@@ -21,13 +23,18 @@ MAX_CHARS = 20_000
 MAX_KEY_CHARS = 1024
 NEW_SESSIONS_TTL_S = 3600.0
 
+SPOKEN_BY: Final = "voice"
+ASKED_BY: Final = "node"
+"""The origins of runs that begin at nodes."""
+
 
 class NodeTurns:
     """Makes turns of what nodes send; its registry is to be swept.
 
     A node speaks for the person who paired it, in any session that there is. Sessions that there are not
     it may name a few of in an hour: a device that went bad must not fill the store with them, nor keep every
-    agent busy at once.
+    agent busy at once. Nor may it keep a session from people: few of its turns may wait in one, and a quarter
+    of the places there is for who is no node.
     """
 
     def __init__(
@@ -35,15 +42,18 @@ class NodeTurns:
         *,
         clock: IClock,
         entropy: IEntropy,
-        sessions: Sessions,
+        runs: Runs,
         agents: AgentDirectory,
         limits: LimitsConfig,
     ) -> None:
         self._clock = clock
         self._entropy = entropy
-        self._sessions = sessions
+        self._sessions = runs.sessions
         self._agents = agents
+        self._runs = runs
         self._most = limits.node_new_sessions
+        self._waiting_of_one = limits.node_turns_waiting
+        self._waiting_of_all = limits.lane_depth * 3 // 4
         self.named: Registry[set[str]] = Registry(
             "node-new-sessions", maximum=limits.node_facts_max, ttl_s=NEW_SESSIONS_TTL_S
         )
@@ -135,6 +145,27 @@ class NodeTurns:
             origin=origin,
             actor=caller.principal.actor,
             conn_id=caller.conn_id,
+            check_room=partial(self._check_room, caller.principal.actor, key),
+        )
+
+    def _check_room(self, actor: str, key: str) -> None:
+        """Raise Unavailable where too many turns of this node, or of all nodes, wait in a session."""
+        lane = self._runs.lanes.runs(key)
+        if not lane:
+            return  # it goes at once
+        waiting = [run for run in map(self._runs.get, lane[1:]) if run is not None]
+        of_nodes = [run.actor for run in waiting if run.origin in (SPOKEN_BY, ASKED_BY)]
+        if of_nodes.count(actor) >= self._waiting_of_one:
+            whose = "of this node"
+        elif len(of_nodes) >= self._waiting_of_all:
+            whose = "of nodes"
+        else:
+            return
+        raise Unavailable(
+            f"too many messages {whose} wait in this session",
+            details={"reason": "session-busy", "waiting": len(waiting)},
+            retryable=True,
+            retry_after_ms=1000,
         )
 
 

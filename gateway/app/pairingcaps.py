@@ -104,8 +104,6 @@ class PairingCaps:
         if left.device is not None:
             return False
         self._revocations.device(device.device_id)
-        gone = NodeRecord(node_id=device.device_id)
-        await self._store.update_node(device.device_id, lambda _: gone)
         self._log.info(
             "device {device} was forgotten: more are paired than limits.devices_max allows",
             device=device.device_id,

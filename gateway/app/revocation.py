@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from gateway.app.hub import Hub
 from gateway.errors import CloseCause, CloseCode
 from gateway.interfaces import IConnection
-from gateway.model import Principal
+from gateway.model import Principal, Role
 
 Meant = Callable[[Principal], bool]
 """Whether somebody has lost the rights that it came in by."""
@@ -43,6 +43,7 @@ class Revocations:
         self._watches: dict[str | None, set[Watch]] = {}
         """By device."""
         self._listeners: list[Callable[[Meant], None]] = []
+        self._node_listeners: list[Callable[[str], None]] = []
 
     def add_listener(self, listener: Callable[[Meant], None]) -> None:
         """Call a function with whom rights are taken from, for what they left behind.
@@ -50,6 +51,10 @@ class Revocations:
         A token that died for a newer one of its device takes no rights from anybody.
         """
         self._listeners.append(listener)
+
+    def add_node_listener(self, listener: Callable[[str], None]) -> None:
+        """Call a function with the id of each device that is no node any more, for what waits for it."""
+        self._node_listeners.append(listener)
 
     @contextmanager
     def watch(self, device_id: str | None, digest: str | None = None) -> Iterator[Watch]:
@@ -67,12 +72,18 @@ class Revocations:
     def device(self, device_id: str) -> None:
         """A device was removed: close all of its connections."""
         self._close(lambda principal: principal.device_id == device_id, device_id)
+        self._no_node(device_id)
 
-    def role(self, device_id: str, role: str) -> None:
-        """A role of a device was removed, or its tokens revoked or rotated: close its connections as that."""
+    def role(self, device_id: str, role: str, *, renewed: bool = False) -> None:
+        """A role of a device was removed, or its tokens revoked or rotated: close its connections as that.
+
+        :param renewed: whether the device still has the role, by another token.
+        """
         self._close(
             lambda principal: principal.device_id == device_id and principal.role == role, device_id
         )
+        if role == Role.NODE and not renewed:
+            self._no_node(device_id)
 
     def tokens(self, device_id: str, digests: Iterable[str]) -> None:
         """Single tokens of a device died: close the connections that came in by them."""
@@ -98,6 +109,10 @@ class Revocations:
             watch.gone = True
         self._tell(meant)
         self._end_all(device_id, meant)
+
+    def _no_node(self, device_id: str) -> None:
+        for listener in self._node_listeners:
+            listener(device_id)
 
     def _tell(self, meant: Meant) -> None:
         for listener in self._listeners:

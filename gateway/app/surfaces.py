@@ -18,8 +18,7 @@ from twisted.logger import Logger
 
 from gateway.app.context import Caller
 from gateway.app.hub import Hub
-from gateway.app.nodepending import NodePending
-from gateway.app.nodes import NodeListener, Nodes, NodeSession
+from gateway.app.nodes import NodeListener, Nodes, NodeSession, not_ready
 from gateway.app.pairingnotices import PairingNotices, sees_device
 from gateway.app.revocation import Revocations
 from gateway.core import pairing, surface
@@ -27,7 +26,7 @@ from gateway.core.access import digest_of
 from gateway.core.events import Event
 from gateway.core.surface import NOTHING, Declared, UnknownRequest
 from gateway.core.surfaceshapes import approved, requested, resolved
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, Unavailable
 from gateway.interfaces import IClock, IEntropy, IStore
 from gateway.model import Device, NodeRecord, Pairing, Role, SurfaceRequest
 
@@ -48,7 +47,6 @@ class Surfaces(NodeListener):
         store: IStore,
         hub: Hub,
         nodes: Nodes,
-        pending: NodePending,
         revocations: Revocations,
         notices: PairingNotices,
     ) -> None:
@@ -57,12 +55,14 @@ class Surfaces(NodeListener):
         self._store = store
         self._hub = hub
         self._nodes = nodes
-        self._pending = pending
         self._revocations = revocations
         self._notices = notices
         self._undecided: set[NodeSession] = set()
-        self._asking: set[NodeSession] = set()
-        """Those of them about which the store is being asked: a slow one is not asked again meanwhile."""
+        self._asking: dict[NodeSession, list[Deferred[None]]] = {}
+        """Those of them about which the store is being asked, and who waits for what it says.
+
+        A slow one is not asked again meanwhile.
+        """
 
     def __len__(self) -> int:
         return len(self._undecided)
@@ -89,10 +89,11 @@ class Surfaces(NodeListener):
     def _decide_soon(self, session: NodeSession) -> None:
         if session in self._asking:
             return
-        self._asking.add(session)
+        self._asking[session] = []
 
         def asked(result: Any) -> Any:
-            self._asking.discard(session)
+            for waiting in self._asking.pop(session):
+                waiting.callback(None)
             return result
 
         def failed(failure: Any) -> None:
@@ -127,6 +128,7 @@ class Surfaces(NodeListener):
         declared = made[0]
         self._undecided.discard(session)
         session.deciding = False
+        session.approved = surface.is_approved(declared.record, session.offered)
         self._nodes.set_live(session.node_id, session.connection.conn_id, declared.live)
         if declared.superseded is not None:
             self._resolved(declared.superseded.request_id, session.node_id, "rejected")
@@ -151,6 +153,28 @@ class Surfaces(NodeListener):
             remote_ip=None if caller.peer.local else caller.peer.address,
             silent=device is not None and device.approved_via == "silent",
         )
+
+    async def check_heard(self, caller: Caller) -> None:
+        """Return once it is known that a node is heard; of version 3 each is.
+
+        Raises Unavailable for a node of version 4 that waits for its approval, and where the store does
+        not say whether it does.
+        """
+        if caller.protocol < 4:
+            return
+        session = self._nodes.of_connection(caller.conn_id)
+        if session in self._asking:
+            waiting: Deferred[None] = Deferred()
+            self._asking[session].append(waiting)
+            await waiting
+        if session is not None and session.deciding:
+            raise not_ready()
+        if session is None or not session.approved:
+            raise Unavailable(
+                "this node waits for its approval: gatewayctl nodes approve",
+                details={"code": "PAIRING_CHANGED"},
+                retryable=True,
+            )
 
     # -- operators
 
@@ -250,7 +274,6 @@ class Surfaces(NodeListener):
         if session is not None:
             self._nodes.set_live(node_id, session.connection.conn_id, NOTHING)
         await self._store.update_node(node_id, surface.remove)
-        self._pending.forget(node_id)
         if record.request is not None:
             self._resolved(record.request.request_id, node_id, "rejected")
         self._resolved("", node_id, "removed")
@@ -288,6 +311,7 @@ class Surfaces(NodeListener):
         """Let what is approved hold for the node's connection."""
         session = self._nodes.session(record.node_id)
         if session is not None and record.pairing_ms is not None:
+            session.approved = surface.is_approved(record, session.offered)
             live = surface.live(record, session.offered)
             self._nodes.set_live(record.node_id, session.connection.conn_id, live)
 

@@ -7,7 +7,8 @@ reset or deleted: what was noted belonged to the conversation that ended.
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,6 +20,13 @@ from gateway.model import InputProvenance, Message, Session
 
 MAX_PER_SESSION = 20
 TTL_S = 86_400.0
+
+
+class _Noted(NamedTuple):
+    """A text that waits, and the node that told it (empty: none did)."""
+
+    by: str
+    text: str
 
 
 class SystemEvents:
@@ -39,7 +47,9 @@ class SystemEvents:
         self._entropy = entropy
         self._store = store
         self._sessions = sessions
-        self._waiting: Registry[tuple[str, ...]] = Registry(self.name, maximum=maximum, ttl_s=TTL_S)
+        self._waiting: Registry[tuple[_Noted, ...]] = Registry(
+            self.name, maximum=maximum, ttl_s=TTL_S
+        )
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -48,20 +58,22 @@ class SystemEvents:
         """Forget what nobody asked for in a day; return of how many sessions."""
         return self._waiting.sweep(now)
 
-    async def note(self, key: str, text: str, source: str) -> None:
-        """Tell the agent of a session something with its next turn; the newest 20 texts wait.
+    async def note(self, key: str, text: str, source: str, *, by: str = "") -> None:
+        """Tell the agent of a session something with its next turn; 20 texts wait.
 
-        The same text twice in a row is told once. Raises StoreError, and then it is told all the same.
+        One more takes the place of the oldest text of who has most of them, so that nobody drives out what
+        others have noted. The same text twice in a row is told once. Raises StoreError, and then it is told
+        all the same.
 
         :param key: canonical.
         :param source: what it comes from, such as ``exec`` or ``system-event``.
+        :param by: the id of the node that tells it, empty for an operator.
         """
-        text = text[:MAX_TEXT_CHARS]
+        noted = _Noted(by, text[:MAX_TEXT_CHARS])
         waiting = self._waiting.get(key) or ()
-        if waiting[-1:] == (text,):
+        if waiting[-1:] == (noted,):
             return
-        kept = (*waiting, text)[-MAX_PER_SESSION:]
-        self._waiting.put(key, kept, self._clock.seconds())
+        self._waiting.put(key, _bounded([*waiting, noted]), self._clock.seconds())
         session: Session | None = await self._store.get_session(key)
         if session is None:
             return  # it does not come to be by what is told of it
@@ -73,7 +85,7 @@ class SystemEvents:
         message = Message(
             message_id=self._entropy.uuid4(),
             role="system",
-            content=[{"type": "text", "text": text}],
+            content=[{"type": "text", "text": noted.text}],
             timestamp_ms=self._clock.now_ms(),
             meta=meta,
         )
@@ -86,4 +98,13 @@ class SystemEvents:
 
     def take(self, key: str) -> str | None:
         """Return what is put in front of the next message of a session; it is told once."""
-        return told(self._waiting.pop(key) or ())
+        return told([noted.text for noted in self._waiting.pop(key) or ()])
+
+
+def _bounded(waiting: list[_Noted]) -> tuple[_Noted, ...]:
+    """Return the texts without the one that is too many, if one is."""
+    if len(waiting) > MAX_PER_SESSION:
+        counts = Counter(noted.by for noted in waiting)
+        most = max(counts.values())
+        waiting.remove(next(noted for noted in waiting if counts[noted.by] == most))
+    return tuple(waiting)

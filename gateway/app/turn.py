@@ -23,6 +23,8 @@ class Turn:
     wants_tools: bool = False
     prepare: Callable[[], Awaitable[None]] | None = None
     """What has to be done before the run is accepted, once only however often the request comes."""
+    check_room: Callable[[], None] | None = None
+    """Called when the run is to take its place in its session; raises GatewayError where it may not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from twisted.internet.defer import DeferredLock
 
 from gateway.app.context import Caller
 from gateway.app.nodes import node_id
-from gateway.app.nodeturns import NodeTurns, text_of
+from gateway.app.nodeturns import SPOKEN_BY, NodeTurns, text_of
 from gateway.app.runs import Runs
 from gateway.app.turn import Turn
 from gateway.core.run import RunOutput
@@ -90,7 +90,7 @@ class Voice:
             key,
             text,
             run_id=run_id,
-            origin="voice",
+            origin=SPOKEN_BY,
             fingerprint=run_id,
             provenance=SPOKEN,
             thinking="low",

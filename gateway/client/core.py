@@ -53,6 +53,7 @@ from gateway.client.errors import (
     RequestFailed,
     RequestNotSent,
     RequestTimeout,
+    UnexpectedAnswer,
 )
 from gateway.client.handshake import connect_params, is_count, parse_hello
 from gateway.client.options import MAX_FRAME_BYTES, ClientOptions
@@ -143,13 +144,21 @@ class ClientCore:
         try:
             frame = frames.decode(raw)
         except frames.NotJson:
-            return [Ignored("not JSON")]
+            return self._unreadable(raw)
         kind = frame.get("type") if isinstance(frame, dict) else None
         if kind == "event":
             return self._event(frame, now)
         if kind == "res":
             return self._response(frame, now)
         return [Ignored("neither an event nor a response")]
+
+    def _unreadable(self, raw: bytes) -> list[Action]:
+        """Fail the request whose answer can not be read, such as for a number that no double holds."""
+        kind, _, request_id = frames.peek(raw)
+        waiting = self._waiting.pop(request_id or "", None) if kind == "res" else None
+        if waiting is None or request_id is None:
+            return [Ignored("not JSON")]
+        return [Failed(request_id, UnexpectedAnswer(waiting.method, "it can not be read", None))]
 
     def connection_lost(self, code: int | None, reason: str) -> list[Action]:
         """Take in the end of the connection; ``code`` is that of the close frame, if one came."""

@@ -165,7 +165,7 @@ class RunLost(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """An answer does not have the shape that the call expects; ``payload`` is what came."""
+    """An answer can not be read, or has not the shape that the call expects; ``payload`` is what came."""
 
     def __init__(self, method: str, why: str, payload: Any) -> None:
         super().__init__(f"{method}: the gateway's answer has another shape: {why}")

@@ -20,6 +20,8 @@ from gateway.errors import GatewayError, InvalidRequest, Unavailable
 
 DEFAULT_TIMEOUT_MS: Final = 30_000
 MAX_CHUNK_BYTES: Final = 16_384
+MIN_CHUNK_BYTES: Final = 256
+"""What a piece of progress counts for at least: so much the event around it takes, be it empty."""
 MAX_ERROR_CODE: Final = 128
 MAX_ERROR_MESSAGE: Final = 4096
 """Characters of what a node says of its failure."""
@@ -166,7 +168,7 @@ class Invocation:
     outcome: Outcome | None = None
     next_seq: int = 0
     progressed: int = 0
-    """Bytes of progress so far."""
+    """Bytes of progress so far, of each piece :data:`MIN_CHUNK_BYTES` at least."""
 
     def finish(self, outcome: Outcome) -> bool:
         """End it; return whether this was the first end."""
@@ -177,10 +179,11 @@ class Invocation:
 
     def progress(self, seq: int, size: int, most: int) -> bool:
         """Take the next piece of progress; return whether it is the next, and not too much."""
-        if seq != self.next_seq or self.progressed + size > most:
+        counted = max(size, MIN_CHUNK_BYTES)
+        if seq != self.next_seq or self.progressed + counted > most:
             return False
         self.next_seq += 1
-        self.progressed += size
+        self.progressed += counted
         return True
 
 

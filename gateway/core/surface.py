@@ -102,6 +102,11 @@ def covered(record: NodeRecord, declared: NodeSurface) -> bool:
     return _items(declared) <= _items(record.approved or NOTHING)
 
 
+def is_approved(record: NodeRecord, declared: NodeSurface) -> bool:
+    """Whether something of a node was approved, or it declares nothing that would have to be."""
+    return record.approved is not None or covered(record, declared)
+
+
 def open_request(record: NodeRecord, now_ms: int) -> SurfaceRequest | None:
     """Return the request that waits, unless it has expired."""
     request = record.request

@@ -8,10 +8,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.app.context import Context
-from gateway.app.nodegate import check_command
+from gateway.app.nodegate import check_command, too_deep
 from gateway.app.nodes import node_id
 from gateway.core.access import ADMIN, WRITE
-from gateway.core.frames import decode
+from gateway.core.frames import EncodeFailed, decode
 from gateway.core.incoming import fingerprint
 from gateway.core.invocation import (
     DEFAULT_TIMEOUT_MS,
@@ -92,16 +92,16 @@ def _scope(protocol: int, params: InvokeParams | None) -> str:
 async def node_invoke(context: Context, params: InvokeParams) -> dict[str, Any]:
     """Ask a node to do something, and wait for its answer."""
     check_command(params.command)
+    asked = (params.node_id, params.command, given(params.params, None))
+    try:
+        digest = fingerprint(*asked, given(params.session_key, None))
+    except EncodeFailed as error:
+        raise too_deep() from error
     ask = Ask(
         node_id=params.node_id,
         command=params.command,
         idempotency_key=params.idempotency_key,
-        fingerprint=fingerprint(
-            params.node_id,
-            params.command,
-            given(params.params, None),
-            given(params.session_key, None),
-        ),
+        fingerprint=digest,
         timeout_s=given(params.timeout_ms, DEFAULT_TIMEOUT_MS) / 1000,
         params=params.params,
         session_key=given(params.session_key, None),

@@ -68,7 +68,8 @@ async def node_rename(context: Context, params: RenameParams) -> dict[str, Any]:
 
 @methods.method("node.event", scope=None, role=Role.NODE)
 async def node_event(context: Context, params: NodeEventParams) -> dict[str, Any]:
-    """Take an event of a node."""
+    """Take an event of a node; one of protocol 4 has to be approved."""
+    await context.services.surfaces.check_heard(context.caller)
     return await context.services.node_events.handle(context.caller, params.event, _payload(params))
 
 

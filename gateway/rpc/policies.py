@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.app.context import Context
 from gateway.core.access import ADMIN
 from gateway.core.execpolicyfile import beyond_3
-from gateway.core.frames import decode, encode
+from gateway.core.frames import EncodeFailed, NotJson, decode, encode
 from gateway.core.invocation import Ask
 from gateway.core.params import SINCE_4, NonEmpty, NoParams, Params, given
 from gateway.errors import Unavailable
@@ -93,7 +94,7 @@ async def exec_approvals_set(context: Context, params: ExecApprovalsSetParams) -
 @methods.method("exec.approvals.node.get", scope=ADMIN, waits=True)
 async def exec_approvals_node_get(
     context: Context, params: ExecApprovalsNodeGetParams
-) -> dict[str, Any]:
+) -> msgspec.Raw:
     """Read the policy of a node, from the node."""
     return await _at_node(context, params.node_id, "get", {})
 
@@ -101,7 +102,7 @@ async def exec_approvals_node_get(
 @methods.method("exec.approvals.node.set", scope=ADMIN, waits=True)
 async def exec_approvals_node_set(
     context: Context, params: ExecApprovalsNodeSetParams
-) -> dict[str, Any]:
+) -> msgspec.Raw:
     """Replace the policy of a node, at the node."""
     written = {"file": params.file, "native": params.native, "baseHash": params.base_hash}
     given_ = {name: value for name, value in written.items() if value is not UNSET}
@@ -110,8 +111,11 @@ async def exec_approvals_node_set(
 
 async def _at_node(
     context: Context, node_id: str, verb: str, params: dict[str, Any]
-) -> dict[str, Any]:
-    """Let a node read or write its policy; return what it answers, without a token."""
+) -> msgspec.Raw:
+    """Let a node read or write its policy; return what it answers, without a token.
+
+    Raises as :meth:`gateway.app.invocations.Invocations.invoke`, and Unavailable for what is no policy.
+    """
     once = context.services.entropy.uuid4()
     ask = Ask(
         node_id=node_id,
@@ -122,14 +126,28 @@ async def _at_node(
         params=params,
     )
     answer = await context.services.invocations.invoke(context.caller, ask)
-    payload = decode(encode(answer["payload"]))
-    if not isinstance(payload, dict):
-        raise Unavailable("the node's answer is no policy of exec approvals")
-    file = payload.get("file")
+    payload = answer["payload"]
+    if not isinstance(payload, msgspec.Raw):
+        raise _no_policy()  # nothing, or a text that is no JSON: a token may stand in it
+    try:
+        return msgspec.Raw(encode(_without_token(decode(bytes(payload)))))
+    except (EncodeFailed, NotJson) as error:
+        raise _no_policy() from error  # a number or a nesting that is not read here
+
+
+def _without_token(policy: Any) -> dict[str, Any]:
+    """Return a node's policy as operators may see it. Raises Unavailable for what is none."""
+    if not isinstance(policy, dict):
+        raise _no_policy()
+    file = policy.get("file")
     socket = file.get("socket") if isinstance(file, dict) else None
     if isinstance(socket, dict):
         socket.pop("token", None)
-    return payload
+    return policy
+
+
+def _no_policy() -> Unavailable:
+    return Unavailable("the node's answer is no policy of exec approvals")
 
 
 def _violation(file: ExecPolicyFile | UnsetType, protocol: int) -> str | None:

@@ -35,7 +35,8 @@ class NodeParts:
         directory = NodeDirectory(clock=clock, store=store, nodes=nodes)
         directory.add_facts(reports.presence.facts)
         pending = NodePending(clock=clock, entropy=entropy, maximum=limits.node_queues_max)
-        surfaces = _surfaces(base, nodes, pending, pairing)
+        pairing.revocations.add_node_listener(pending.forget)
+        surfaces = _surfaces(base, nodes, pairing)
         invocations = _invocations(base, nodes, directory, policies)
         invocations.node_failed = pending.put_off
         reports.commands.session_of_run = invocations.session_of_run
@@ -62,14 +63,13 @@ class NodeParts:
         self.beats: tuple[Periodic, ...] = (self.records,)
 
 
-def _surfaces(base: Base, nodes: Nodes, pending: NodePending, pairing: PairingParts) -> Surfaces:
+def _surfaces(base: Base, nodes: Nodes, pairing: PairingParts) -> Surfaces:
     return Surfaces(
         clock=base.clock,
         entropy=base.entropy,
         store=base.store,
         hub=base.hub,
         nodes=nodes,
-        pending=pending,
         revocations=pairing.revocations,
         notices=pairing.notices,
     )

@@ -19,6 +19,7 @@ def live_node(
     node = gate.node(protocol, commands=commands, **who)
     session = gate.services.nodes.of_connection(node.connection.conn_id)
     assert session is not None
+    session.approved = True
     gate.services.nodes.set_live(session.node_id, node.connection.conn_id, session.offered)
     return node
 

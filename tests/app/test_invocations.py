@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 
 from gateway.app.invocations import PROGRESS_CAP
-from gateway.core.invocation import Ask
+from gateway.core.invocation import MIN_CHUNK_BYTES, Ask
 from gateway.errors import Unavailable
 from gateway.model import NodeSurface
 from gateway.testing import result_of
@@ -429,7 +431,7 @@ def test_progress(gates: Callable[..., Gate]) -> None:
     calls = [invoke(client) for client in (watching, plain, slow)]
     slow.connection.waiting = True
     told = [progress(node, seq, chunk) for seq, chunk in [(0, "a"), (0, "a"), (2, "c"), (1, "é")]]
-    told += [progress(node, 2, "x" * 1022), progress(node, 2, "x" * 1021), progress(node, 3)]
+    told += [progress(node, 2, "x" * 513), progress(node, 2, "x" * 512), progress(node, 3)]
     foreign = {"invokeId": asked(node)[0]["id"], "nodeId": "n2", "seq": 3, "chunk": ""}
 
     assert told == [False, True, True, False, True, False, True]
@@ -447,6 +449,20 @@ def test_progress(gates: Callable[..., Gate]) -> None:
     answer(node, payload=1)
     assert {call.payload["payload"] for call in calls} == {1}
     assert progress(node, 3)
+
+
+def test_empty_progress_is_bounded(gates: Callable[..., Gate]) -> None:
+    """Pieces without a word count too: a node can not send its asker events without end."""
+    gate = gates(limits={"node_progress_bytes": 4 * MIN_CHUNK_BYTES})
+    node, watching = live_node(gate), gate.client(caps=[PROGRESS_CAP])
+    call = invoke(watching)
+
+    told = [progress(node, seq, "") for seq in range(6)]
+    answer(node)
+
+    assert told == [False] * 4 + [True] * 2
+    assert len(watching.events("node.invoke.progress")) == 4
+    assert call.payload["ok"]
 
 
 def test_progress_for_who_has_gone(gate: Gate) -> None:
@@ -468,6 +484,39 @@ def test_a_chunk_is_bounded_in_bytes(gate: Gate) -> None:
     assert node.ok("node.invoke.progress", {**params, "chunk": "é" * 8192})["ignored"]
     error = node.refused("node.invoke.progress", {**params, "chunk": "é" * 8193})
     assert "at /chunk: must not have more than 16384 bytes" in error["message"]
+
+
+# -- what is hard to read
+
+
+def test_large_numbers_come_through(gate: Gate) -> None:
+    """What a node answers is handed on as it is, with whole numbers that no double holds."""
+    node, client = live_node(gate), gate.client()
+    huge = [2**64, -(2**70), 10**4000]
+    texts = [json.dumps(huge), json.dumps({"n": huge})]
+    calls = [invoke(client, key=f"k{number}") for number in range(2)]
+
+    answer(node, 0, payload=msgspec.Raw(texts[0].encode()))
+    answer(node, 1, payloadJSON=texts[1])
+
+    assert calls[0].payload["payload"] == huge
+    assert (calls[1].payload["payload"], calls[1].payload["payloadJSON"]) == ({"n": huge}, texts[1])
+
+
+@pytest.mark.parametrize("command", ["system.notify", "system.run"])
+def test_params_that_are_nested_too_deeply(gate: Gate, command: str) -> None:
+    """They are sent on, or refused for what they are, however little too deep they are."""
+    live_node(gate)
+    client, told = gate.client(), set()
+    for depth in range(850, 1010):
+        params = msgspec.Raw(b'{"x":' + b"[" * depth + b"]" * depth + b"}")
+        call = invoke(client, command, key=f"k{depth}", params=params)
+        if call.frames:
+            told.add(call.error["message"])
+        else:
+            call.cancel()
+
+    assert all(text.startswith("invalid node.invoke params: ") for text in told)
 
 
 # -- others

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.app.nodeexec import FINISHED_TTL_S
-from gateway.model import NodeSurface
+from tests.app.asking import live_node
 from tests.app.harness import Client, Gate
 
 Gates = Callable[..., Gate]
@@ -124,10 +124,7 @@ def test_commands_that_nobody_asked_for(gate: Gate) -> None:
 
 def test_what_a_node_was_asked_to_run(gate: Gate) -> None:
     """A command that an operator has a node run is one that it is heard of."""
-    node = gate.node(client="node-host", commands=("system.run",))
-    gate.services.nodes.set_live(
-        "n1", node.connection.conn_id, NodeSurface(commands=("system.run",))
-    )
+    node = live_node(gate, commands=("system.run",))
     params = {"command": ["ls"], "runId": "x"}
     ask = {"nodeId": "n1", "command": "system.run", "params": params, "idempotencyKey": "k"}
     call = gate.client().call("node.invoke", ask)

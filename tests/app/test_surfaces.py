@@ -357,3 +357,73 @@ def test_a_store_that_is_slow(gate: Gate) -> None:
     gate.store.release()
     assert live(gate) == ("system.notify",)
     assert not gate.services.surfaces._asking
+
+
+TELL = {"event": "voice.transcript", "payload": {"text": "hello"}}
+
+
+def waits(error: dict[str, Any]) -> bool:
+    """Whether a node is refused because it waits for its approval."""
+    return (error["code"], error["details"], error["retryable"]) == (
+        "UNAVAILABLE",
+        {"code": "PAIRING_CHANGED"},
+        True,
+    )
+
+
+def test_a_node_is_heard_once_it_is_approved(gate: Gate) -> None:
+    """What a node of version 4 tells before is refused, and begins nothing; afterwards it is taken."""
+    operator, node = gate.client(), gate.node(surface=SYSTEM)
+    assert waits(node.refused("node.event", TELL))
+    assert len(gate.runs) == 0
+    operator.ok("node.pair.reject", {"requestId": pending(operator)[0]["requestId"]})
+    assert waits(node.refused("node.event", TELL))
+    node.leave()
+    node = gate.node(surface=SYSTEM)
+    approve_all(operator)
+
+    assert node.ok("node.event", TELL) == {"ok": True}
+    assert len(gate.runs) == 1
+    node.leave()
+    assert waits(node.refused("node.event", TELL))
+    more = gate.node(surface=NodeSurface(caps=("more",), commands=SYSTEM.commands))
+    assert more.ok("node.event", {"event": "x"})["reason"] == "unsupported_event"
+
+
+@pytest.mark.parametrize(("protocol", "surface"), [(3, SYSTEM), (4, NodeSurface())])
+def test_who_has_nothing_to_wait_for_is_heard(
+    gate: Gate, protocol: int, surface: NodeSurface
+) -> None:
+    """A node of version 3 is heard at once, as is one that declares nothing."""
+    assert gate.node(protocol, surface=surface).ok("node.event", TELL) == {"ok": True}
+
+
+def test_a_node_is_heard_when_the_store_has_said_so(gate: Gate) -> None:
+    """What comes with a node's first breath waits for the store, and is refused only if that fails."""
+    operator = gate.client()
+    gate.node(surface=SYSTEM).leave()
+    approve_all(operator)
+    gate.store.hanging.add("update_node")
+    node = gate.node(surface=SYSTEM)
+    early, gone = node.call("node.event", TELL), node.call("node.event", TELL)
+    gone.cancel()
+    assert (early.frames, gone.frames) == ([], [])
+    gate.store.release()
+
+    assert early.payload == {"ok": True}
+    assert len(gate.runs) == 1
+
+
+def test_a_node_is_not_heard_while_the_store_fails(
+    gate: Gate, expected_failures: list[type[BaseException]]
+) -> None:
+    """Where it can not be known what is approved nothing is taken, until the store answers again."""
+    expected_failures.append(StoreError)
+    gate.store.failing["update_node"] = StoreError("disk full")
+    node = gate.node()
+    refused = node.refused("node.event", TELL)
+    gate.store.failing.clear()
+    gate.services.surfaces.sweep(gate.clock.seconds())
+
+    assert (refused["details"]["code"], refused["retryable"]) == ("NODE_NOT_READY", True)
+    assert node.ok("node.event", TELL) == {"ok": True}

@@ -17,9 +17,10 @@ MAIN = "agent:main:main"
 Gates = Callable[..., Gate]
 
 
-def note(gate: Gate, text: str, key: str = MAIN) -> None:
+def note(gate: Gate, text: str, key: str = MAIN, by: str = "") -> None:
     """Note something for the agent of a session."""
-    result_of(Deferred.fromCoroutine(gate.services.reports.system_events.note(key, text, "test")))
+    events = gate.services.reports.system_events
+    result_of(Deferred.fromCoroutine(events.note(key, text, "test", by=by)))
 
 
 def test_people_see_it_in_the_transcript(gate: Gate) -> None:
@@ -61,6 +62,32 @@ def test_the_newest_texts_wait(gates: Gates) -> None:
     assert told.endswith("- " + "x" * MAX_TEXT_CHARS)
     assert events.take(MAIN) is None
     assert (len(events), events.take("a")) == (2, None)
+
+
+def test_nobody_drives_out_what_others_noted(gate: Gate) -> None:
+    """Who tells without end drives out its own oldest texts, not those of an operator or another node."""
+    note(gate, "of an operator")
+    note(gate, "of another node", by="n2")
+    for number in range(3 * MAX_PER_SESSION):
+        note(gate, f"flood {number};", by="n1")
+
+    told = gate.services.reports.system_events.take(MAIN) or ""
+    assert told.count("\n- ") == MAX_PER_SESSION
+    assert "of an operator" in told
+    assert "of another node" in told
+    assert "flood 59;" in told
+    assert "flood 41;" not in told
+
+
+def test_a_node_that_reports_without_end(gate: Gate) -> None:
+    """The reports of a node are counted as its own."""
+    node = gate.node(3)
+    note(gate, "of an operator")
+    for number in range(2 * MAX_PER_SESSION):
+        payload = {"sessionKey": "main", "command": "ls", "runId": str(number)}
+        node.ok("node.event", {"event": "exec.started", "payload": payload})
+
+    assert "of an operator" in (gate.services.reports.system_events.take(MAIN) or "")
 
 
 def test_what_nobody_asks_for_is_forgotten(gate: Gate) -> None:

@@ -122,7 +122,7 @@ def test_two_people_who_say_yes(gate: Gate) -> None:
 
 def test_a_refused_transcript_may_come_again(gates: Gates) -> None:
     """A transcript whose turn could not start is not remembered: its repeat starts one."""
-    gate = gates(limits={"lane_depth": 1})
+    gate = gates(limits={"node_turns_waiting": 1})
     node = gate.node()
     for event in ("e1", "e2"):
         speak(node, eventId=event)
@@ -131,7 +131,7 @@ def test_a_refused_transcript_may_come_again(gates: Gates) -> None:
     gate.live(first).end()
     taken = speak(node, eventId="e3").payload
 
-    assert refused["message"] == "too many messages wait in this session"
+    assert refused["message"] == "too many messages of this node wait in this session"
     assert taken == {"ok": True}
     assert len(gate.runs) == 2
 

@@ -21,6 +21,7 @@ from gateway.client.errors import (
     RequestFailed,
     RequestNotSent,
     RequestTimeout,
+    UnexpectedAnswer,
 )
 from gateway.client.options import (
     MAX_FRAME_BYTES,
@@ -275,6 +276,22 @@ def test_nonsense_is_reported_and_harmless(frame):
 
     assert [type(action) for action in actions] == [Ignored]
     assert request(core)
+
+
+@pytest.mark.parametrize("value", ["1e400", "1" * 5000])
+def test_an_answer_that_can_not_be_read(value):
+    """A number that is too large here fails the request that it answers, at once, and no other."""
+    core = opened()
+    first, second = request(core), request(core)
+    frame = f'{{"type":"res","id":"{first}","ok":true,"payload":{value}}}'
+
+    (failed,) = core.frame_received(frame, 0.0)
+
+    assert isinstance(failed, Failed)
+    assert failed.request_id == first
+    assert isinstance(failed.error, UnexpectedAnswer)
+    assert [type(action) for action in core.frame_received(frame, 0.0)] == [Ignored]
+    assert core.frame_received(answer(second, 1), 0.0) == [Answered(second, 1)]
 
 
 def test_an_oversized_message_ends_the_connection():

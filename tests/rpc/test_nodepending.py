@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from twisted.internet.defer import Deferred
 
 from gateway.model import NodeSurface
+from gateway.testing import result_of
 from tests.app.asking import answer, invoke, live_node
 from tests.app.harness import Gate
+from tests.app.pairings import pair
 from tests.core.schemas import violations
 
 NOTIFY = NodeSurface(commands=("system.notify",))
@@ -97,6 +102,46 @@ def test_what_does_not_fit_does_not_wait(gate: Gate) -> None:
 
     assert "code" not in call.error["details"]
     assert len(node.ok("node.pending.pull")["actions"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "kept"),
+    [
+        ("device.pair.remove", {"deviceId": "n1"}, False),
+        ("device.token.revoke", {"deviceId": "n1", "role": "node"}, False),
+        ("node.pair.remove", {"nodeId": "n1"}, False),
+        ("device.token.revoke", {"deviceId": "n1", "role": "operator"}, True),
+        ("device.token.rotate", {"deviceId": "n1", "role": "node"}, True),
+        ("device.pair.remove", {"deviceId": "n2"}, True),
+    ],
+)
+def test_nothing_waits_for_what_is_no_node(
+    gate: Gate, method: str, params: dict[str, str], kept: bool
+) -> None:
+    """What waits for a node goes with its role, however that is taken; a new token takes nothing."""
+    operator, pending = gate.client(), gate.services.node_pending
+    roles = ("node", "operator")
+    pair(gate, "n1", roles=roles, scopes=(), tokens=("t",))
+    pair(gate, "n2", roles=roles, scopes=(), tokens=("t2",))
+    operator.ok("node.pending.enqueue", {"nodeId": "n1", "type": "status.request"})
+
+    operator.ok(method, params)
+
+    assert len(pending) == kept
+
+
+def test_nothing_waits_for_a_device_that_made_room(gates: Callable[..., Gate]) -> None:
+    """What waits for a node goes as well when its device is forgotten for another one."""
+    gate = gates(limits={"devices_max": 1})
+    gate.pair("n1", via="silent")
+    gate.client(device_id=None).ok(
+        "node.pending.enqueue", {"nodeId": "n1", "type": "status.request"}
+    )
+
+    result_of(Deferred.fromCoroutine(gate.services.pairing_caps.for_device()))
+
+    assert result_of(gate.store.get_pairing("n1")).device is None
+    assert len(gate.services.node_pending) == 0
 
 
 @pytest.mark.parametrize("protocol", [3, 4])

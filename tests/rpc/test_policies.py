@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.app.asking import COMMANDS, EXEC_APPROVALS, answer, asked, invoke, live_node
 from tests.app.harness import Gate, assert_fits
 
 REQUIRED = "exec approvals base hash required; re-run exec.approvals.get and retry"
+NO_POLICY = "the node's answer is no policy of exec approvals"
 CHANGED = "exec approvals changed since last load; re-run exec.approvals.get and retry"
 RUNS = (*COMMANDS, *EXEC_APPROVALS)
 FILE = {"version": 1, "agents": {"main": {"allowlist": [{"pattern": "/usr/bin/git"}]}}}
@@ -137,7 +139,40 @@ def test_a_node_that_answers_something_else(gate: Gate, payload: Any) -> None:
     call = client.call("exec.approvals.node.get", {"nodeId": "n1"})
     answer(node, payload=payload)
 
-    assert call.error["message"] == "the node's answer is no policy of exec approvals"
+    assert call.error["message"] == NO_POLICY
+
+
+@pytest.mark.parametrize("value", ["1e400", "1" * 5000])
+def test_a_node_that_answers_what_can_not_be_read(gate: Gate, value: str) -> None:
+    """A number that is too large to take a token out of it is refused, not stumbled over."""
+    node, client = live_node(gate), gate.client(client="cli")
+    text = f'{{"file":{value}}}'
+    calls = [client.call("exec.approvals.node.get", {"nodeId": "n1"}) for _ in range(2)]
+    answer(node, 0, payload=msgspec.Raw(text.encode()))
+    answer(node, 1, payloadJSON=text)
+
+    assert {call.error["message"] for call in calls} == {NO_POLICY}
+
+
+def test_a_node_that_answers_what_is_nested_too_deeply(gate: Gate) -> None:
+    """It is handed on, or refused for what it is, however little too deep it is."""
+    node, client = live_node(gate), gate.client(client="cli")
+    told = set()
+    for depth in range(850, 1010):
+        call = client.call("exec.approvals.node.get", {"nodeId": "n1"})
+        answer(node, payloadJSON='{"file":' + "[" * depth + "]" * depth + "}")
+        told.add(call.error["message"] if not call.frame["ok"] else "handed on")
+
+    assert told <= {NO_POLICY, "handed on"}
+
+
+def test_a_node_that_answers_no_json(gate: Gate) -> None:
+    """A text that is no JSON is not handed on: a token may stand in it."""
+    node, client = live_node(gate), gate.client(client="cli")
+    call = client.call("exec.approvals.node.get", {"nodeId": "n1"})
+    answer(node, payloadJSON='{"file":{"socket":{"token":"secret"}},}')
+
+    assert call.error["message"] == NO_POLICY
 
 
 def test_a_node_that_does_not_answer(gate: Gate) -> None:
