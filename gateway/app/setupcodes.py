@@ -15,7 +15,9 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from gateway.app.hub import Hub
+from gateway.app.qrcodes import drawn
 from gateway.app.revocation import Meant, Revocations
+from gateway.app.threads import InThread, here
 from gateway.core.access import digest_of
 from gateway.core.deviceproof import base64url
 from gateway.core.events import Event
@@ -80,8 +82,10 @@ class SetupCodes:
         hub: Hub,
         revocations: Revocations,
         limits: LimitsConfig,
+        in_thread: InThread = here,
     ) -> None:
         self._clock = clock
+        self._in_thread = in_thread
         self._entropy = entropy
         self._hub = hub
         maximum = limits.setup_codes_max
@@ -167,6 +171,10 @@ class SetupCodes:
             "setup code used setup={setup} device={device}", setup=grant.setup_id, device=device_id
         )
         self._hub.broadcast(Event("device.pair.setup.completed", told, v3=None))
+
+    async def drawn(self, code: str) -> str | None:
+        """Return the text of a setup code as the URL of a picture, None if there is none."""
+        return await drawn(code, self._in_thread)
 
     def completion(self, setup_id: str) -> dict[str, Any] | None:
         """Return by which device a code was used, ``{setupId, deviceId, access, ts, deviceName?}``."""

@@ -69,7 +69,11 @@ def pair(
     from gateway.cli.reach import reachable_url
     from gateway.cli.session import session
 
-    params = {"publicUrl": public_url or reachable_url(flags, os.environ), "bootstrapProfile": role}
+    params = {
+        "publicUrl": public_url or reachable_url(flags, os.environ),
+        "bootstrapProfile": role,
+        "includeQr": False,  # it is drawn here
+    }
     with session(flags) as connected:
         try:
             made = asked(connected, "device.pair.setupCode", params)

@@ -40,7 +40,7 @@ class SetupCodeParams(Params, frozen=True):
     prefer_remote_url: bool | UnsetType = UNSET
     """Has no effect: there is one address."""
     include_qr: bool | UnsetType = UNSET
-    """Has no effect: who shows the code draws it."""
+    """Whether the code comes as a picture too; it does unless this is false."""
     bootstrap_profile: Literal["full", "limited", "node", "operator", "voice-node"] | UnsetType = (
         UNSET
     )
@@ -56,14 +56,15 @@ class SetupStatusParams(Params, frozen=True):
 
 
 @methods.method("device.pair.setupCode", scope=ADMIN, advertised=False)
-def device_pair_setup_code(context: Context, params: SetupCodeParams) -> dict[str, Any]:
+async def device_pair_setup_code(context: Context, params: SetupCodeParams) -> dict[str, Any]:
     """Make a setup code, which brings one new device in within ten minutes."""
     if params.join_url is not UNSET:
         raise InvalidRequest("this gateway has no join links: use the setup code itself")
     caller = context.caller
     url, source = _address(caller, params)
     profile, downgraded = _profile(params, url)
-    made = context.services.setup_codes.create(profile, caller.scopes, caller.principal)
+    codes = context.services.setup_codes
+    made = codes.create(profile, caller.scopes, caller.principal)
     code = encode_setup_code(SetupCode(url, made.secret, made.expires_at_ms, profile.name))
     mode = context.services.operations.auth_mode
     result = {
@@ -75,7 +76,11 @@ def device_pair_setup_code(context: Context, params: SetupCodeParams) -> dict[st
         "urlSource": source,
         "access": made.profile.access,
     }
-    return {**result, "accessDowngraded": True} if downgraded else result
+    if downgraded:
+        result["accessDowngraded"] = True
+    if given(params.include_qr, True) and (picture := await codes.drawn(code)) is not None:
+        result["qrDataUrl"] = picture
+    return result
 
 
 @methods.method("device.pair.setupStatus", scope=ADMIN, advertised=False)

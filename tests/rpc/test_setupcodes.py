@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.app import qrcodes
 from gateway.core.access import Peer
 from gateway.core.setupcode import decode_setup_code
 from tests.app.harness import Gate
@@ -36,6 +37,17 @@ def test_a_code(gate: Gate) -> None:
     assert grant.roles == ("node",)
     codes.consume(grant, "d1", None)
     assert admin.ok(STATUS, {"setupId": setup_id})["completion"]["deviceId"] == "d1"
+
+
+@pytest.mark.parametrize("asked", [{}, {"includeQr": True}])
+def test_a_picture_of_it(gate: Gate, monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
+    """The code comes as a picture too, unless none is wanted or none can be drawn."""
+    monkeypatch.setattr(qrcodes, "png_url", lambda text: f"data:image/png;base64,{text[-8:]}")
+    params = {"publicUrl": "wss://gw.example", **asked}
+    made = gate.client().ok(MAKE, params)
+    assert made["qrDataUrl"] == f"data:image/png;base64,{made['setupCode'][-8:]}"
+    monkeypatch.setattr(qrcodes, "MAX_DATA_URL_CHARS", 1)
+    assert "qrDataUrl" not in gate.client().ok(MAKE, params)
 
 
 @pytest.mark.parametrize(
