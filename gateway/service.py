@@ -135,7 +135,7 @@ class GatewayService(Service):
     def _make_port(self) -> SwitchFactory:
         edge = self.wiring.edge
         callers, strangers, turnstile = Callers(edge), edge.strangers, edge.turnstile
-        root = make_root(self, authorize=callers.authorize, exposition=self._exposition)
+        root = make_root(self, callers.authorize, self._exposition, callers.join)
         site = Site(
             root,
             self.clock,

@@ -9,7 +9,7 @@ who is thrown out would come back by one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from twisted.logger import Logger
@@ -22,7 +22,7 @@ from gateway.core.access import digest_of
 from gateway.core.deviceproof import base64url
 from gateway.core.events import Event
 from gateway.core.registry import Registry
-from gateway.core.setupcode import Profile
+from gateway.core.setupcode import LINK_BYTES, Profile, SetupCode, link_secret
 from gateway.errors import Unavailable
 from gateway.interfaces import IClock, IEntropy
 from gateway.limits import LimitsConfig
@@ -42,6 +42,8 @@ class Created:
     secret: str = field(repr=False)
     expires_at_ms: int
     profile: Profile
+    link_code: str | None = field(default=None, repr=False)
+    """What its join link ends with, if it was made with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class _Code:
     """Device id and public key of who showed it first."""
     busy: bool = False
     """Whether a connect with it is under way."""
+    link: SetupCode | None = field(default=None, repr=False)
+    """What its join link leads to, but for the secret; None once somebody followed it."""
 
 
 class SetupCodes:
@@ -107,13 +111,22 @@ class SetupCodes:
         return self._open.sweep(now) + self._used.sweep(now)
 
     def create(
-        self, profile: Profile, held: Iterable[str], maker: Principal | None = None
+        self,
+        profile: Profile,
+        held: Iterable[str],
+        maker: Principal | None = None,
+        *,
+        link_to: str | None = None,
     ) -> Created:
         """Make a code for what a profile allows and its maker holds itself. Raises Unavailable.
 
-        ``maker`` is who made it; the code ends with its rights.
+        ``maker`` is who made it; the code ends with its rights. ``link_to`` is the gateway's address: with
+        it the code has a join link.
         """
-        secret = base64url(self._entropy.token_bytes(SECRET_BYTES))
+        secret, link_code = base64url(self._entropy.token_bytes(SECRET_BYTES)), None
+        if link_to is not None:
+            link_code = base64url(self._entropy.token_bytes(LINK_BYTES))
+            secret = link_secret(link_code)
         digest, now = digest_of(secret), self._clock.seconds()
         profile = profile.within(held)
         code = _Code(self._entropy.uuid4(), digest, profile, now, maker)
@@ -122,7 +135,22 @@ class SetupCodes:
             raise Unavailable("too many setup codes wait to be used; try again in ten minutes")
         self._open.put(digest, code, now)
         expires_at_ms = self._clock.now_ms() + round(SETUP_TTL_S * 1000)
-        return Created(code.setup_id, secret, expires_at_ms, profile)
+        if link_to is not None:
+            code.link = SetupCode(link_to, "", expires_at_ms, profile.name)
+        return Created(code.setup_id, secret, expires_at_ms, profile, link_code)
+
+    def follow(self, link_code: str) -> SetupCode | None:
+        """Return what a join link leads to, once; None for one that is unknown, old or was followed.
+
+        What is no link's code at all (:func:`is_link_code`) must not come here.
+        """
+        secret = link_secret(link_code)
+        code = self._open.get(digest_of(secret))
+        if code is None or code.link is None or self._clock.seconds() - code.made_at >= SETUP_TTL_S:
+            return None
+        link, code.link = code.link, None
+        self._log.info("join link followed setup={setup}", setup=code.setup_id)
+        return replace(link, secret=secret)
 
     def claim(self, secret: str, device_id: str, public_key: str) -> SetupGrant | None:
         """Take a code for a connect; None for one that is unknown, old, used, another's or under way.

@@ -13,12 +13,14 @@ from gateway.core.params import NonEmpty, Params, given
 from gateway.core.setupcode import (
     FULL,
     LIMITED,
+    NODE,
     PROFILES,
     Profile,
     SetupCode,
     encode_setup_code,
     gateway_url_problem,
     is_private_url,
+    join_url,
     url_host,
 )
 from gateway.errors import InvalidRequest
@@ -46,7 +48,7 @@ class SetupCodeParams(Params, frozen=True):
     )
     """What the device may become; ``full`` and ``operator`` can be named at this gateway only."""
     join_url: bool | UnsetType = UNSET
-    """Refused: there are no join links."""
+    """Whether the code gets a join link; then it is one for a node."""
 
 
 class SetupStatusParams(Params, frozen=True):
@@ -58,13 +60,12 @@ class SetupStatusParams(Params, frozen=True):
 @methods.method("device.pair.setupCode", scope=ADMIN, advertised=False)
 async def device_pair_setup_code(context: Context, params: SetupCodeParams) -> dict[str, Any]:
     """Make a setup code, which brings one new device in within ten minutes."""
-    if params.join_url is not UNSET:
-        raise InvalidRequest("this gateway has no join links: use the setup code itself")
     caller = context.caller
     url, source = _address(caller, params)
     profile, downgraded = _profile(params, url)
     codes = context.services.setup_codes
-    made = codes.create(profile, caller.scopes, caller.principal)
+    link_to = _linked(params, url)
+    made = codes.create(profile, caller.scopes, caller.principal, link_to=link_to)
     code = encode_setup_code(SetupCode(url, made.secret, made.expires_at_ms, profile.name))
     mode = context.services.operations.auth_mode
     result = {
@@ -76,6 +77,8 @@ async def device_pair_setup_code(context: Context, params: SetupCodeParams) -> d
         "urlSource": source,
         "access": made.profile.access,
     }
+    if made.link_code is not None:
+        result["joinUrl"] = join_url(url, made.link_code)
     if downgraded:
         result["accessDowngraded"] = True
     if given(params.include_qr, True) and (picture := await codes.drawn(code)) is not None:
@@ -95,9 +98,24 @@ def _profile(params: SetupCodeParams, url: str) -> tuple[Profile, bool]:
 
     Where others can read along, a device becomes an admin only if that was asked for by name.
     """
+    if given(params.join_url, False) and given(params.bootstrap_profile, "node") != "node":
+        raise InvalidRequest("Join URLs require bootstrapProfile=node.")
+    if given(params.join_url, False):
+        return NODE, False
     if params.bootstrap_profile is not UNSET:
         return PROFILES[params.bootstrap_profile], False
     return (FULL, False) if is_private_url(url) else (LIMITED, True)
+
+
+def _linked(params: SetupCodeParams, url: str) -> str | None:
+    """Return the address for a join link, None where none is wanted. Raises InvalidRequest."""
+    if not given(params.join_url, False):
+        return None
+    if not is_private_url(url):
+        raise InvalidRequest(
+            "a join link needs an address with TLS, wss://HOST, or one of this machine"
+        )
+    return url
 
 
 def _address(caller: Caller, params: SetupCodeParams) -> tuple[str, str]:

@@ -93,6 +93,14 @@ class OpenClaw:
         argv = [*self._prefix, *self._installation.argv, "node", "run", *how]
         return Program(argv, self._environment(), self._home)
 
+    def connect(self, link: str, name: str) -> Program:
+        """Start ``connect``, which makes a node of this machine by a join link; stop it after use.
+
+        Only the newer command has it.
+        """
+        argv = [*self._prefix, *self._installation.argv, "connect", link, "--display-name", name]
+        return Program(argv, self._environment(), self._home)
+
     def _address(self, token: str | None) -> list[str]:
         return ["--url", self._url, "--token", token or self._token]
 

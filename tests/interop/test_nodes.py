@@ -179,6 +179,26 @@ def test_a_node_comes_in_by_a_setup_code(
     assert connected(openclaw, name)["nodeId"] == node_id
 
 
+@pytest.mark.parametrize("generation", [V4], ids=lambda generation: generation.name, indirect=True)
+def test_a_node_comes_in_by_a_join_link(
+    openclaw: OpenClaw,
+    installations: dict[Generation, Installation],
+    gateway: Gateway,
+    start_node: Callable[[Program], Program],
+    tmp_path: Path,
+) -> None:
+    """A machine that has nothing but the link is paired by it."""
+    name = f"{NAME} with a link"
+    box = OpenClaw(installations[V4], tmp_path / "stranger", "ws://127.0.0.1:9", "")
+    made = answer(openclaw.call("device.pair.setupCode", publicUrl=gateway.url, joinUrl=True))
+
+    node = start_node(box.connect(made["joinUrl"], name))
+
+    node_id = connected(openclaw, name)["nodeId"]
+    status = answer(openclaw.call("device.pair.setupStatus", setupId=made["setupId"]))
+    assert status["completion"]["deviceId"] == node_id, node.printed
+
+
 def answer(done: Finished) -> dict[str, Any]:
     """Return what a method answered."""
     assert done.status == 0, done
