@@ -36,7 +36,7 @@ from gateway.exposure import far_warning, open_door_warnings, own_url
 from gateway.interfaces import IClock, IEntropy
 from gateway.logfile import LogFile, Redactor
 from gateway.net.callers import Callers
-from gateway.net.certificates import look_at_certificates
+from gateway.net.certificates import certificate_beats, look_at_certificates
 from gateway.net.http import make_root
 from gateway.net.listen import Listener, listen
 from gateway.net.port import SwitchFactory
@@ -135,7 +135,7 @@ class GatewayService(Service):
     def _make_port(self) -> SwitchFactory:
         edge = self.wiring.edge
         callers, strangers, turnstile = Callers(edge), edge.strangers, edge.turnstile
-        root = make_root(self, authorize=callers.authorize, exposition=self._exposition)
+        root = make_root(self, callers.authorize, self._exposition, callers.join)
         site = Site(
             root,
             self.clock,
@@ -267,6 +267,7 @@ class GatewayService(Service):
             for warning in look_at_certificates(self._listen_specs, self.clock.now_ms()):
                 self._log.warn("{warning}", warning=warning)
             self._listeners = listen(self._listen_specs, self.port, self.reactor)
+        self.wiring.beats += certificate_beats(self._listeners, self.clock, self._in_thread)
         with self._naming_the_file("auth"):
             for warning in open_door_warnings(self.config, self._listeners):
                 self._log.error("{warning}", warning=warning)

@@ -40,7 +40,6 @@ LONG_FUNCTIONS = {
 
 TESTED_ELSEWHERE = {
     "cli/security.py": "tests/cli/test_audit.py",
-    "net/certificates.py": "tests/integration/test_door_real.py",
     "core/surfaceshapes.py": "tests/rpc/test_nodepairing.py",
     "core/admitting.py": "tests/app/test_admission.py",
     "app/devices.py": "tests/rpc/test_devices.py",

@@ -9,18 +9,20 @@ who is thrown out would come back by one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from twisted.logger import Logger
 
 from gateway.app.hub import Hub
+from gateway.app.qrcodes import drawn
 from gateway.app.revocation import Meant, Revocations
+from gateway.app.threads import InThread, here
 from gateway.core.access import digest_of
 from gateway.core.deviceproof import base64url
 from gateway.core.events import Event
 from gateway.core.registry import Registry
-from gateway.core.setupcode import Profile
+from gateway.core.setupcode import LINK_BYTES, Profile, SetupCode, link_secret
 from gateway.errors import Unavailable
 from gateway.interfaces import IClock, IEntropy
 from gateway.limits import LimitsConfig
@@ -40,6 +42,8 @@ class Created:
     secret: str = field(repr=False)
     expires_at_ms: int
     profile: Profile
+    link_code: str | None = field(default=None, repr=False)
+    """What its join link ends with, if it was made with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class _Code:
     """Device id and public key of who showed it first."""
     busy: bool = False
     """Whether a connect with it is under way."""
+    link: SetupCode | None = field(default=None, repr=False)
+    """What its join link leads to, but for the secret; None once somebody followed it."""
 
 
 class SetupCodes:
@@ -80,8 +86,10 @@ class SetupCodes:
         hub: Hub,
         revocations: Revocations,
         limits: LimitsConfig,
+        in_thread: InThread = here,
     ) -> None:
         self._clock = clock
+        self._in_thread = in_thread
         self._entropy = entropy
         self._hub = hub
         maximum = limits.setup_codes_max
@@ -103,13 +111,22 @@ class SetupCodes:
         return self._open.sweep(now) + self._used.sweep(now)
 
     def create(
-        self, profile: Profile, held: Iterable[str], maker: Principal | None = None
+        self,
+        profile: Profile,
+        held: Iterable[str],
+        maker: Principal | None = None,
+        *,
+        link_to: str | None = None,
     ) -> Created:
         """Make a code for what a profile allows and its maker holds itself. Raises Unavailable.
 
-        ``maker`` is who made it; the code ends with its rights.
+        ``maker`` is who made it; the code ends with its rights. ``link_to`` is the gateway's address: with
+        it the code has a join link.
         """
-        secret = base64url(self._entropy.token_bytes(SECRET_BYTES))
+        secret, link_code = base64url(self._entropy.token_bytes(SECRET_BYTES)), None
+        if link_to is not None:
+            link_code = base64url(self._entropy.token_bytes(LINK_BYTES))
+            secret = link_secret(link_code)
         digest, now = digest_of(secret), self._clock.seconds()
         profile = profile.within(held)
         code = _Code(self._entropy.uuid4(), digest, profile, now, maker)
@@ -124,7 +141,22 @@ class SetupCodes:
             by=None if maker is None else maker.actor,
         )
         expires_at_ms = self._clock.now_ms() + round(SETUP_TTL_S * 1000)
-        return Created(code.setup_id, secret, expires_at_ms, profile)
+        if link_to is not None:
+            code.link = SetupCode(link_to, "", expires_at_ms, profile.name)
+        return Created(code.setup_id, secret, expires_at_ms, profile, link_code)
+
+    def follow(self, link_code: str) -> SetupCode | None:
+        """Return what a join link leads to, once; None for one that is unknown, old or was followed.
+
+        What is no link's code at all (:func:`is_link_code`) must not come here.
+        """
+        secret = link_secret(link_code)
+        code = self._open.get(digest_of(secret))
+        if code is None or code.link is None or self._clock.seconds() - code.made_at >= SETUP_TTL_S:
+            return None
+        link, code.link = code.link, None
+        self._log.info("join link followed setup={setup}", setup=code.setup_id)
+        return replace(link, secret=secret)
 
     def claim(self, secret: str, device_id: str, public_key: str) -> SetupGrant | None:
         """Take a code for a connect; None for one that is unknown, old, used, another's or under way.
@@ -173,6 +205,10 @@ class SetupCodes:
             "setup code used setup={setup} device={device}", setup=grant.setup_id, device=device_id
         )
         self._hub.broadcast(Event("device.pair.setup.completed", told, v3=None))
+
+    async def drawn(self, code: str) -> str | None:
+        """Return the text of a setup code as the URL of a picture, None if there is none."""
+        return await drawn(code, self._in_thread)
 
     def completion(self, setup_id: str) -> dict[str, Any] | None:
         """Return by which device a code was used, ``{setupId, deviceId, access, ts, deviceName?}``."""

@@ -5,6 +5,9 @@
     device.key            32 random bytes, base64url: the seed of an Ed25519 key
     device.key.tokens     JSON: by gateway and role the token and the scopes that it was given for
 
+A gateway is ``SCHEME://HOST:PORT``: what was given over TLS is never sent where others read along. Files
+of before name a gateway ``HOST:PORT``; such a token is shown where nobody reads along, and kept there.
+
 Both are for their owner only. Who has them is this device; who loses them is paired anew.
 """
 
@@ -93,7 +96,9 @@ class FileTokens:
     def __init__(self, path: Path, url: str, scopes: tuple[str, ...] = ()) -> None:
         target = parse_url(url)
         self._path = path
-        self._gateway = f"{target.host}:{target.port}"
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        self._gateway = f"{'wss' if target.secure else 'ws'}://{host}:{target.port}"
+        self._before = f"{target.host}:{target.port}" if target.private else None
         self.scopes = scopes
 
     @classmethod
@@ -103,12 +108,9 @@ class FileTokens:
 
     def kept(self, device_id: str, role: str) -> Kept | None:
         """Return what is kept, ``None`` if there is nothing, or nothing that can be read."""
-        entry = self._read(device_id).get(self._gateway, {}).get(role)
-        if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
-            return None
-        scopes = entry.get("scopes")
-        named = scopes if isinstance(scopes, list) else []
-        return Kept(entry["token"], tuple(scope for scope in named if isinstance(scope, str)))
+        gateways = self._read(device_id)
+        own = _kept(gateways, self._gateway, role)
+        return own or (_kept(gateways, self._before, role) if self._before else None)
 
     def load(self, device_id: str, role: str) -> str | None:
         """See TokenStore."""
@@ -117,11 +119,12 @@ class FileTokens:
 
     def save(self, device_id: str, role: str, token: str) -> None:
         """See TokenStore."""
-        if self.kept(device_id, role) == Kept(token, self.scopes):
+        if _kept(self._read(device_id), self._gateway, role) == Kept(token, self.scopes):
             return
         entry = {"token": token, "scopes": list(self.scopes)}
         with self._alone():
             gateways = self._read(device_id)
+            self._drop(gateways, role)
             gateways.setdefault(self._gateway, {})[role] = entry
             self._write(device_id, gateways)
 
@@ -129,8 +132,18 @@ class FileTokens:
         """See TokenStore."""
         with self._alone():
             gateways = self._read(device_id)
-            if gateways.get(self._gateway, {}).pop(role, None) is not None:
+            if self._drop(gateways, role):
                 self._write(device_id, gateways)
+
+    def _drop(self, gateways: dict[str, dict[str, Any]], role: str) -> bool:
+        """Drop what is kept for a role, under either name; whether there was anything."""
+        dropped = False
+        for name in filter(None, (self._gateway, self._before)):
+            roles = gateways.get(name, {})
+            dropped = roles.pop(role, None) is not None or dropped
+            if not roles:
+                gateways.pop(name, None)
+        return dropped
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -171,3 +184,13 @@ class FileTokens:
                 raise
         except OSError as error:
             raise Failure(f"device tokens {self._path}: {error.strerror}") from None
+
+
+def _kept(gateways: Mapping[str, Mapping[str, Any]], name: str, role: str) -> Kept | None:
+    """Return what is kept under a name, ``None`` for nothing that can be read."""
+    entry = gateways.get(name, {}).get(role)
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return None
+    scopes = entry.get("scopes")
+    named = scopes if isinstance(scopes, list) else []
+    return Kept(entry["token"], tuple(scope for scope in named if isinstance(scope, str)))

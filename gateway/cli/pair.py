@@ -34,8 +34,8 @@ _MEANING: Final = {
 @click.option(
     "--role",
     type=click.Choice(ROLES),
-    default="limited",
-    show_default=True,
+    default=None,
+    show_default="limited",
     help="What the device becomes: limited (a phone), full (a phone that is admin), node, voice-node,"
     " operator (another command line, or a web page).",
 )
@@ -45,15 +45,21 @@ _MEANING: Final = {
     help="Address that the device finds the gateway at. [default: --url, or where it listens]",
 )
 @click.option("--qr/--no-qr", default=None, help="Draw the code. [default: at a terminal]")
+@click.option(
+    "--link",
+    is_flag=True,
+    help="Print a link, which one node can open once: openclaw connect LINK.",
+)
 @click.option("--wait", is_flag=True, help="Wait until it was used; Ctrl-C ends the waiting only.")
 @click.option("--use", "code", metavar="CODE", help='Pair this command line; "-" reads the code.')
 @json_option
 @connecting
 def pair(
     flags: Flags,
-    role: str,
+    role: str | None,
     public_url: str | None,
     qr: bool | None,
+    link: bool,
     wait: bool,
     code: str | None,
     raw: bool,
@@ -70,14 +76,21 @@ def pair(
     from gateway.cli.reach import reachable_url
     from gateway.cli.session import session
 
-    params = {"publicUrl": public_url or reachable_url(flags, os.environ), "bootstrapProfile": role}
+    if link and role not in (None, "node"):
+        raise Failure('a link is for a node: leave out "--role"')
+    role = role or ("node" if link else "limited")
+    params = {
+        "publicUrl": public_url or reachable_url(flags, os.environ),
+        "bootstrapProfile": role,
+        "includeQr": False,  # it is drawn here
+    } | ({"joinUrl": True} if link else {})
     with session(flags) as connected:
         try:
             made = asked(connected, "device.pair.setupCode", params)
         except RequestError as error:
             hint = f". {FROM_THE_HOST}" if error.message.startswith("missing scope") else ""
             raise Failure(f"no setup code was made: {error.message}{hint}") from None
-        drawn = sys.stdout.isatty() if qr is None else qr
+        drawn = sys.stdout.isatty() and not link if qr is None else qr
         click.echo(as_json(made) if raw else _shown(made, role, qr=drawn))
         if wait:
             _wait(connected, made)
@@ -121,12 +134,13 @@ def use(flags: Flags, code: str) -> None:
 
 def _shown(made: Mapping[str, Any], role: str, *, qr: bool) -> str:
     left = span(made["expiresAtMs"] - now_ms())
-    lines = [_drawn(made["setupCode"])] if qr else []
+    shown = made.get("joinUrl") or made["setupCode"]
+    lines = [_drawn(shown)] if qr else []
     lines += [
-        made["setupCode"],
+        one_line(shown),
         "",
         f"For one device, which becomes {_MEANING[role]} at {one_line(made['gatewayUrl'])}; good for {left}.",
-        "Who has this code comes in with it: show it to nobody else.",
+        f"Who has this {'link' if 'joinUrl' in made else 'code'} comes in with it: show it to nobody else.",
     ]
     return "\n".join(lines)
 

@@ -6,15 +6,20 @@ bootstrap tokens), who pass over ``profile``. ``bootstrapToken`` is the secret; 
 vain attempts: what counts is what the gateway knows of the code.
 
 A profile says what the device may become: roles, and operator scopes at most.
+
+A join link, ``https://HOST/j/CODE``, is a short way to a setup code: who asks the gateway for it by HTTP gets
+that JSON, once. The secret is made from the link's code, so that the gateway need not keep either.
 """
 
 from __future__ import annotations
 
 import binascii
+import hashlib
+import re
 from base64 import urlsafe_b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,6 +30,10 @@ from gateway.core.frames import NotJson, decode_as, encode
 
 MAX_CODE_CHARS: Final = 4096
 MAX_URL_CHARS: Final = 512
+LINK_BYTES: Final = 16
+"""Random bytes of a link's code, which is 22 characters of base64url (protocol: join links)."""
+
+_LINK_CODE: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +104,33 @@ _decoder = msgspec.json.Decoder(_Payload)
 
 def encode_setup_code(code: SetupCode) -> str:
     """Return the text of a setup code."""
+    return base64url(encode(setup_payload(code)))
+
+
+def setup_payload(code: SetupCode) -> dict[str, Any]:
+    """Return the JSON object of a setup code; it holds the secret."""
     payload = {
         "url": code.url,
         "bootstrapToken": code.secret,
         "expiresAtMs": code.expires_at_ms,
         "profile": code.profile,
     }
-    return base64url(encode({key: value for key, value in payload.items() if value is not None}))
+    return {key: value for key, value in payload.items() if value is not None}
+
+
+def is_link_code(text: str) -> bool:
+    """Whether a text has the form of a join link's code."""
+    return _LINK_CODE.fullmatch(text) is not None
+
+
+def link_secret(link_code: str) -> str:
+    """Return the secret of the setup code that a join link leads to."""
+    return base64url(hashlib.sha256(b"join link\0" + link_code.encode("ascii")).digest())
+
+
+def join_url(url: str, link_code: str) -> str:
+    """Return the join link below a gateway's address."""
+    return f"http{url.removeprefix('ws').rstrip('/')}/j/{link_code}"
 
 
 def decode_setup_code(text: str) -> SetupCode:

@@ -19,6 +19,7 @@ from gateway.core.access import Peer
 from gateway.core.attempts import Credential
 from gateway.core.credentials import Unverified
 from gateway.core.proxies import Unattributed
+from gateway.core.setupcode import SetupCode, is_link_code
 from gateway.errors import Unavailable
 from gateway.net.port import host_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.net.edge import Edge
 
 _SHARED = (Credential.SHARED,)
+_BOOTSTRAP = (Credential.BOOTSTRAP,)
 
 
 class Standing(Enum):
@@ -117,6 +119,25 @@ class Callers:
         """Judge what was compared, unless others that were compared meanwhile locked it out."""
         return self._locked(peer) or self._known(peer, right)
 
+    def join(self, request: Request, link_code: str) -> SetupCode | Verdict:
+        """Return what a join link leads to, or how the caller stands. Vain tries count as setup codes do."""
+        try:
+            peer = self.peer(request)
+        except Unattributed as error:
+            return Verdict(Standing.UNATTRIBUTED, text=str(error))
+        if not is_link_code(link_code):
+            return UNKNOWN
+        guard = self._edge.guard
+        wait_s = guard.wait_s(peer, _BOOTSTRAP, paced=True)
+        if wait_s > 0:
+            return Verdict(Standing.LOCKED, ceil(wait_s), "too many failed attempts; retry later")
+        found = self._edge.services.setup_codes.follow(link_code)
+        if found is None:
+            guard.failed(peer, _BOOTSTRAP)
+            return UNKNOWN
+        guard.succeeded(peer, _BOOTSTRAP)
+        return found
+
     def _known(self, peer: Peer, right: bool) -> Verdict:
         if right:
             self._edge.guard.succeeded(peer, _SHARED)
@@ -127,6 +148,13 @@ class Callers:
 
 Authorize = Callable[[Request], Verdict | Deferred[Verdict]]
 """Judges the credential of a request."""
+Join = Callable[[Request, str], SetupCode | Verdict]
+"""Follows a join link by its code."""
+
+
+def no_links(request: Request, link_code: str) -> SetupCode | Verdict:
+    """Know no join link."""
+    return UNKNOWN
 
 
 def bearer_of(request: Request) -> str | None:

@@ -13,6 +13,8 @@ GET, HEAD              answer
                        ``version``, ``uptimeMs`` and, while starting, ``pendingReason``
 /metrics               Prometheus text, for who proves that they may; else 401, 429 with Retry-After after
                        too many wrong credentials, 403 through a proxy that is not known
+/j/CODE                to GET the setup code of a join link, once: ``{url, bootstrapToken, expiresAtMs,
+                       profile}``; 404 where there is none (any more), 429 after too many, 403 as above
 anything else          404 ``Not Found``; another method on a path above: 405 with ``Allow``
 =====================  ===========================================================================
 
@@ -40,7 +42,17 @@ from twisted.web.resource import Resource
 
 from gateway.core.access import is_loopback
 from gateway.core.proxies import FORWARDED_HEADERS
-from gateway.net.callers import TRUSTED, UNKNOWN, Authorize, Standing, Verdict, bearer_of
+from gateway.core.setupcode import SetupCode, setup_payload
+from gateway.net.callers import (
+    TRUSTED,
+    UNKNOWN,
+    Authorize,
+    Join,
+    Standing,
+    Verdict,
+    bearer_of,
+    no_links,
+)
 from gateway.net.site import NOT_DONE_YET, json, plain
 
 _log = Logger()
@@ -218,6 +230,38 @@ class Exposition(_Readable):
         return self._exposition()
 
 
+class Links(_Readable):
+    """What is above all join links, and is nothing itself."""
+
+    def __init__(self, join: Join) -> None:
+        super().__init__()
+        self._join = join
+
+    def body(self, request: Request, verdict: Verdict) -> bytes:
+        """Answer 404."""
+        return plain(request, 404)
+
+    def getChild(self, path: bytes, request: Any) -> Resource:
+        """Return the link of this code."""
+        return Link(self._join, path.decode("latin-1"))
+
+
+class Link(_Readable):
+    """A join link. Who only looks whether it is there (HEAD) does not use it up."""
+
+    def __init__(self, join: Join, link_code: str) -> None:
+        super().__init__()
+        self._join = join
+        self._link_code = link_code
+
+    def body(self, request: Request, verdict: Verdict) -> bytes:
+        """Return the JSON of the setup code, or why not."""
+        found = UNKNOWN if request.method != b"GET" else self._join(request, self._link_code)
+        if isinstance(found, SetupCode):
+            return json(request, 200, setup_payload(found))
+        return plain(request, 404) if found is UNKNOWN else _refused(request, found)
+
+
 class Page(_Readable):
     """The page at the root; its own style is all that it may load."""
 
@@ -269,14 +313,15 @@ def _fail(request: Request, failure: Failure) -> None:
 
 def make_root(
     probes: Probes,
-    *,
     authorize: Authorize,
     exposition: Callable[[], bytes],
+    join: Join = no_links,
 ) -> Resource:
     """Return the tree of all resources.
 
     :param authorize: judges whether a request may read the metrics and what is wrong.
     :param exposition: returns the metrics as Prometheus text.
+    :param join: follows join links.
     """
     root = NotFound()
     root.putChild(b"", Page(files("gateway").joinpath("ui/index.html").read_bytes()))
@@ -288,4 +333,5 @@ def make_root(
         root.putChild(name, probe)
         root.putChild(name + b"z", probe)
     root.putChild(b"metrics", Exposition(authorize, exposition))
+    root.putChild(b"j", Links(join))
     return root

@@ -29,6 +29,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.python.failure import Failure
 
 from gateway.errors import StartError
+from gateway.net.certificates import ServedCertificate
 from gateway.net.transport import FastPort
 
 BACKLOG: Final = 1024
@@ -47,6 +48,8 @@ class Listener:
     url: str
     """Where clients connect: ``ws://127.0.0.1:18789``, ``wss://…``, or ``unix:/path``."""
     port: IListeningPort
+    certificate: ServedCertificate | None = None
+    """What an ``ssl:`` endpoint serves."""
 
     def stopListening(self) -> Any:  # noqa: N802 - as IListeningPort
         """Accept no more connections; returns a Deferred, or None if that is done."""
@@ -56,8 +59,9 @@ class Listener:
 class _Reactor:
     """The reactor, except that it makes ports with the fast transport and a long queue."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, certificate: ServedCertificate | None = None) -> None:
         self._reactor = reactor
+        self._certificate = certificate
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -74,6 +78,9 @@ class _Reactor:
     ) -> FastPort:
         from twisted.protocols.tls import TLSMemoryBIOFactory  # needs OpenSSL: only for who has TLS
 
+        if self._certificate is not None:
+            self._certificate.use(contextFactory)
+            contextFactory = self._certificate
         wrapped = TLSMemoryBIOFactory(contextFactory, False, factory, self._reactor)
         return self.listenTCP(port, wrapped, backlog, interface)
 
@@ -113,8 +120,9 @@ def _listen_at_endpoint(spec: str, factory: IProtocolFactory, reactor: Any) -> L
         raise _bad(
             spec, "whoever connects can write a PROXY header; server.trusted_proxies instead"
         )
+    certificate = ServedCertificate(spec) if spec.startswith("ssl:") else None
     try:
-        outcome = serverFromString(_Reactor(reactor), spec).listen(factory)
+        outcome = serverFromString(_Reactor(reactor, certificate), spec).listen(factory)
     except OSError as error:
         raise _bad(spec, _reason(error)) from error
     except Exception as error:
@@ -128,7 +136,7 @@ def _listen_at_endpoint(spec: str, factory: IProtocolFactory, reactor: Any) -> L
     if isinstance(results[0], Failure):
         cause = results[0].value
         raise _bad(spec, _reason(cause)) from cause
-    return Listener(spec, _url(spec, results[0]), results[0])
+    return Listener(spec, _url(spec, results[0]), results[0], certificate)
 
 
 def _address(spec: str, host: str) -> str:

@@ -13,12 +13,14 @@ from gateway.core.params import NonEmpty, Params, given
 from gateway.core.setupcode import (
     FULL,
     LIMITED,
+    NODE,
     PROFILES,
     Profile,
     SetupCode,
     encode_setup_code,
     gateway_url_problem,
     is_private_url,
+    join_url,
     url_host,
 )
 from gateway.errors import InvalidRequest
@@ -40,13 +42,13 @@ class SetupCodeParams(Params, frozen=True):
     prefer_remote_url: bool | UnsetType = UNSET
     """Has no effect: there is one address."""
     include_qr: bool | UnsetType = UNSET
-    """Has no effect: who shows the code draws it."""
+    """Whether the code comes as a picture too; it does unless this is false."""
     bootstrap_profile: Literal["full", "limited", "node", "operator", "voice-node"] | UnsetType = (
         UNSET
     )
     """What the device may become; ``full`` and ``operator`` can be named at this gateway only."""
     join_url: bool | UnsetType = UNSET
-    """Refused: there are no join links."""
+    """Whether the code gets a join link; then it is one for a node."""
 
 
 class SetupStatusParams(Params, frozen=True):
@@ -56,14 +58,14 @@ class SetupStatusParams(Params, frozen=True):
 
 
 @methods.method("device.pair.setupCode", scope=ADMIN, advertised=False)
-def device_pair_setup_code(context: Context, params: SetupCodeParams) -> dict[str, Any]:
+async def device_pair_setup_code(context: Context, params: SetupCodeParams) -> dict[str, Any]:
     """Make a setup code, which brings one new device in within ten minutes."""
-    if params.join_url is not UNSET:
-        raise InvalidRequest("this gateway has no join links: use the setup code itself")
     caller = context.caller
     url, source = _address(caller, params)
     profile, downgraded = _profile(params, url)
-    made = context.services.setup_codes.create(profile, caller.scopes, caller.principal)
+    codes = context.services.setup_codes
+    link_to = _linked(params, url)
+    made = codes.create(profile, caller.scopes, caller.principal, link_to=link_to)
     code = encode_setup_code(SetupCode(url, made.secret, made.expires_at_ms, profile.name))
     mode = context.services.operations.auth_mode
     result = {
@@ -75,7 +77,13 @@ def device_pair_setup_code(context: Context, params: SetupCodeParams) -> dict[st
         "urlSource": source,
         "access": made.profile.access,
     }
-    return {**result, "accessDowngraded": True} if downgraded else result
+    if made.link_code is not None:
+        result["joinUrl"] = join_url(url, made.link_code)
+    if downgraded:
+        result["accessDowngraded"] = True
+    if given(params.include_qr, True) and (picture := await codes.drawn(code)) is not None:
+        result["qrDataUrl"] = picture
+    return result
 
 
 @methods.method("device.pair.setupStatus", scope=ADMIN, advertised=False)
@@ -90,9 +98,24 @@ def _profile(params: SetupCodeParams, url: str) -> tuple[Profile, bool]:
 
     Where others can read along, a device becomes an admin only if that was asked for by name.
     """
+    if given(params.join_url, False) and given(params.bootstrap_profile, "node") != "node":
+        raise InvalidRequest("Join URLs require bootstrapProfile=node.")
+    if given(params.join_url, False):
+        return NODE, False
     if params.bootstrap_profile is not UNSET:
         return PROFILES[params.bootstrap_profile], False
     return (FULL, False) if is_private_url(url) else (LIMITED, True)
+
+
+def _linked(params: SetupCodeParams, url: str) -> str | None:
+    """Return the address for a join link, None where none is wanted. Raises InvalidRequest."""
+    if not given(params.join_url, False):
+        return None
+    if not is_private_url(url):
+        raise InvalidRequest(
+            "a join link needs an address with TLS, wss://HOST, or one of this machine"
+        )
+    return url
 
 
 def _address(caller: Caller, params: SetupCodeParams) -> tuple[str, str]:

@@ -12,13 +12,14 @@ from gateway.app.periodic import Sized
 from gateway.app.revocation import Revocations
 from gateway.app.scopeupgrades import ScopeUpgrades
 from gateway.app.setupcodes import SetupCodes
+from gateway.app.threads import InThread
 from gateway.wiring.base import Base
 
 
 class PairingParts:
     """Admission and pairing, connected."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, in_thread: InThread) -> None:
         clock, entropy, store, hub = base.clock, base.entropy, base.store, base.hub
         limits = base.config.limits
         self.notices, self.revocations = PairingNotices(clock, hub), Revocations(hub)
@@ -26,7 +27,12 @@ class PairingParts:
         caps = PairingCaps(hub=hub, limits=limits, **common)
         shared = {**common, "entropy": entropy, "notices": self.notices}
         codes = SetupCodes(
-            clock=clock, entropy=entropy, hub=hub, revocations=self.revocations, limits=limits
+            clock=clock,
+            entropy=entropy,
+            hub=hub,
+            revocations=self.revocations,
+            limits=limits,
+            in_thread=in_thread,
         )
         upgrades = ScopeUpgrades(maximum=limits.scope_upgrades_max, **shared)
         self.admission = Admission(

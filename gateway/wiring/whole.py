@@ -162,7 +162,7 @@ class Wiring:
         presence = self._make_presence(hub, health, runs)
         reports = self._make_reports(hub, sessions, runs)
         base = Base(self.config, clock, entropy, store, hub, self.metrics)
-        self.pairing = PairingParts(base)
+        self.pairing = PairingParts(base, self.in_thread)
         self.pairing.revocations.add_listener(approvals.end_of)
         self.nodes = NodeParts(base, self.pairing, policies, reports)
         return Services(

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.app.setupcodes import SETUP_TTL_S, SetupCodes
 from gateway.core.access import KNOWN_SCOPES
-from gateway.core.setupcode import FULL, LIMITED, NODE
+from gateway.core.setupcode import FULL, LIMITED, NODE, SetupCode
 from gateway.errors import Unavailable
 from tests.app.harness import Gate, assert_fits
 
@@ -114,3 +114,28 @@ def test_a_restart(gate: Gate, codes: SetupCodes) -> None:
     made = codes.create(NODE, SCOPES)
     again = gate.restarted()
     assert again.services.setup_codes.claim(made.secret, "d1", "k1") is None
+
+
+def test_a_join_link_is_followed_once(gate: Gate, codes: SetupCodes) -> None:
+    """It leads to the code's own secret, of which nothing is kept; whoever comes second finds nothing."""
+    made = codes.create(NODE, SCOPES, link_to="wss://gw.example")
+    assert made.link_code is not None
+    assert made.secret not in str([vars_of(code) for code in codes._open])
+    found = codes.follow(made.link_code)
+    expected = SetupCode("wss://gw.example", made.secret, made.expires_at_ms, "node")
+    assert found == expected
+    assert codes.follow(made.link_code) is None
+    assert codes.claim(made.secret, "d1", "k1") is not None
+
+
+def vars_of(code: Any) -> dict[str, Any]:
+    return {name: getattr(code, name) for name in code.__slots__}
+
+
+def test_a_join_link_that_leads_nowhere(gate: Gate, codes: SetupCodes) -> None:
+    """A link nobody made, one of a code without a link, and one that is too old lead nowhere."""
+    codes.create(NODE, SCOPES)
+    assert codes.follow("A" * 22) is None
+    made = codes.create(NODE, SCOPES, link_to="wss://gw.example")
+    gate.clock.advance(SETUP_TTL_S)
+    assert codes.follow(made.link_code or "") is None

@@ -122,9 +122,9 @@ def test_tokens_by_gateway_and_role(tmp_path):
         "",
         "[]",
         '{"deviceId": "d"}',
-        '{"deviceId": "d", "gateways": {"gw.example:8443": []}}',
-        '{"deviceId": "d", "gateways": {"gw.example:8443": {"operator": {"token": 1}}}}',
-        '{"deviceId": "d", "gateways": {"gw.example:8443": {"operator": "t"}}}',
+        '{"deviceId": "d", "gateways": {"wss://gw.example:8443": []}}',
+        '{"deviceId": "d", "gateways": {"wss://gw.example:8443": {"operator": {"token": 1}}}}',
+        '{"deviceId": "d", "gateways": {"wss://gw.example:8443": {"operator": "t"}}}',
     ],
 )
 def test_tokens_that_can_not_be_read(tmp_path, content):
@@ -142,9 +142,67 @@ def test_scopes_that_can_not_be_read(tmp_path):
     """A token whose scopes are not told is for none."""
     path = tmp_path / "tokens"
     entry = {"token": "t", "scopes": "all"}
-    gateways = {"gw.example:8443": {"operator": entry}}
+    gateways = {"wss://gw.example:8443": {"operator": entry}}
     path.write_text(json.dumps({"deviceId": "d", "gateways": gateways}))
     assert FileTokens(path, ELSEWHERE).kept("d", "operator") == Kept("t", ())
+
+
+def with_tokens_of_before(path, *addresses):
+    """Write a file that names gateways without the scheme."""
+    gateways = {name: {"operator": {"token": "old", "scopes": list(SCOPES)}} for name in addresses}
+    path.write_text(json.dumps({"deviceId": "d", "gateways": gateways}))
+
+
+def test_tokens_are_kept_apart_by_scheme(tmp_path):
+    """A token that came over TLS is not sent in the clear to the same address, nor the other way round."""
+    path = tmp_path / "tokens"
+    FileTokens(path, "wss://gw.example:8443").save("d", "operator", "over-tls")
+    plain = FileTokens(path, "ws://gw.example:8443")
+    assert plain.load("d", "operator") is None
+    plain.save("d", "operator", "in-the-clear")
+    plain.forget("d", "operator")
+    assert FileTokens(path, "wss://gw.example:8443").load("d", "operator") == "over-tls"
+    FileTokens(path, "wss://[::1]:1").save("d", "operator", "t")
+    assert FileTokens(path, "ws://[::1]:1").load("d", "operator") is None
+    assert FileTokens(path, "wss://[::1]:1").load("d", "operator") == "t"
+    assert sorted(json.loads(path.read_text())["gateways"]) == [
+        "wss://[::1]:1",
+        "wss://gw.example:8443",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        (ELSEWHERE, "gw.example:8443"),
+        ("ws://127.0.0.1:1", "127.0.0.1:1"),
+        ("ws://[::1]:1", "::1:1"),
+    ],
+)
+def test_a_token_of_before_is_taken_over_where_nobody_reads_along(tmp_path, url, address):
+    """It is shown over TLS or on this machine, and the token that follows replaces it."""
+    path = tmp_path / "tokens"
+    with_tokens_of_before(path, address, "other.example:1")
+    tokens = FileTokens(path, url, SCOPES)
+    assert tokens.kept("d", "operator") == Kept("old", SCOPES)
+    tokens.save("d", "operator", "old")
+    assert sorted(json.loads(path.read_text())["gateways"]) == sorted([url, "other.example:1"])
+    assert tokens.kept("d", "operator") == Kept("old", SCOPES)
+    with_tokens_of_before(path, address)
+    tokens.forget("d", "operator")
+    assert json.loads(path.read_text())["gateways"] == {}
+
+
+def test_a_token_of_before_is_never_sent_in_the_clear(tmp_path):
+    """Nobody knows whether it came over TLS: over a plain connection it is neither shown nor dropped."""
+    path = tmp_path / "tokens"
+    with_tokens_of_before(path, "gw.example:8443")
+    plain = FileTokens(path, "ws://gw.example:8443", SCOPES)
+    assert plain.load("d", "operator") is None
+    plain.forget("d", "operator")
+    plain.save("d", "operator", "new")
+    assert FileTokens(path, ELSEWHERE).load("d", "operator") == "old"
+    assert plain.load("d", "operator") == "new"
 
 
 def test_tokens_that_can_not_be_written(tmp_path):

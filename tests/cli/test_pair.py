@@ -47,9 +47,24 @@ def test_a_code(to_script, script, codes):
     assert "a client that may read, write and answer approvals, and a node" in lines[2]
     assert "good for 10m00s" in lines[2] or "good for 9m" in lines[2]
     params = script.params("device.pair.setupCode")
-    assert params == {"publicUrl": "wss://gw.example", "bootstrapProfile": "limited"}
+    wanted = {"publicUrl": "wss://gw.example", "bootstrapProfile": "limited"}
+    assert params == {**wanted, "includeQr": False}
     assert json.loads(to_script("pair", *PUBLIC, "--json", "--role", "node").stdout) == codes.made
     assert script.params("device.pair.setupCode")["bootstrapProfile"] == "node"
+
+
+def test_a_link(to_script, script, codes):
+    """A link is for a node, and stands in the place of the code; any other role is refused."""
+    codes.made["joinUrl"] = link = "https://gw.example/j/" + "A" * 22
+    for how in ((), ("--role", "node")):
+        lines = to_script("pair", *PUBLIC, "--link", *how).stdout.splitlines()
+        assert lines[0] == link
+        assert "becomes a node at" in lines[2]
+        assert lines[3] == "Who has this link comes in with it: show it to nobody else."
+        wanted = {"publicUrl": "wss://gw.example", "bootstrapProfile": "node", "joinUrl": True}
+        assert script.params("device.pair.setupCode") == {**wanted, "includeQr": False}
+    line = one_line(to_script("pair", *PUBLIC, "--link", "--role", "full"), 1)
+    assert line.endswith('a link is for a node: leave out "--role"\n')
 
 
 def test_a_drawing(to_script, codes):

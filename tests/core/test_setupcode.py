@@ -18,7 +18,10 @@ from gateway.core.setupcode import (
     decode_setup_code,
     encode_setup_code,
     gateway_url_problem,
+    is_link_code,
     is_private_url,
+    join_url,
+    link_secret,
     looks_like_setup_code,
     url_host,
 )
@@ -132,3 +135,16 @@ def test_addresses(url: str, good: bool, private: bool) -> None:
     assert (gateway_url_problem(url) is None) == good
     assert is_private_url(url) == private
     assert not good or url_host(url)
+
+
+def test_join_links() -> None:
+    """A link's code is 22 characters, and the secret behind it another text that tells nothing of it."""
+    code = "A" * 21 + "_"
+    assert is_link_code(code)
+    for text in ("", code[1:], code + "A", code[1:] + "/", code[1:] + "\n", code[1:] + "\u00e9"):
+        assert not is_link_code(text)
+    assert len(link_secret(code)) == 43
+    assert link_secret(code) != link_secret("B" + code[1:])
+    assert join_url("wss://gw.example", code) == f"https://gw.example/j/{code}"
+    assert join_url("wss://gw.example:1/below/", code) == f"https://gw.example:1/below/j/{code}"
+    assert join_url("ws://127.0.0.1:1", code) == f"http://127.0.0.1:1/j/{code}"

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_twisted
@@ -285,6 +286,20 @@ async def setup_code(daemon: Daemon, scan: Scan) -> tuple[str, str]:
     return secret, token
 
 
+async def join_link(daemon: Daemon, scan: Scan) -> tuple[str, str]:
+    """Make a join link, and follow it twice; return its code, and the secret that it led to."""
+    admin = await join(reactor, daemon.url, TOKEN)
+    asked = {"publicUrl": "wss://gw.example", "joinUrl": True}
+    made = await admin.call("device.pair.setupCode", asked)
+    await admin.close()
+    path = urlsplit(made["joinUrl"]).path
+    followed = await deferToThread(daemon.probe, path)
+    again = await deferToThread(daemon.probe, path)
+    assert (followed.status, again.status) == (200, 404)
+    scan.add("a join link that was followed", again.body)
+    return path.rpartition("/")[2], followed.body["bootstrapToken"]
+
+
 def commands(daemon: Daemon, scan: Scan) -> None:
     """Run the commands that tell of the past and the present."""
     environ = {"GATEWAY_STATE_DIR": str(daemon.state), "GATEWAY_URL": daemon.url}
@@ -331,6 +346,7 @@ async def test_s22_no_secret_leaves_its_place(tmp_path: Path, scan: Scan) -> Non
         code, its_token = await setup_code(daemon, scan)
         assert code
         assert its_token
+        joined = await join_link(daemon, scan)
         await operators(daemon, scan)
         await deferToThread(commands, daemon, scan)
         with pytest.raises(ConnectRefused) as refused:
@@ -344,7 +360,7 @@ async def test_s22_no_secret_leaves_its_place(tmp_path: Path, scan: Scan) -> Non
         scan.add_files(tmp_path, *MEANT, *stored)
         inside = Scan()
         inside.add_files(daemon.state)
-    secrets = (token, code, its_token, *EVERYWHERE)
+    secrets = (token, code, its_token, *joined, *EVERYWHERE)
     assert scan.found(*secrets) == []
     assert {each.partition(": ")[2] for each in inside.found(*secrets)} <= {PUSH}
 

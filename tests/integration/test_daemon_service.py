@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import ssl
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+import trustme
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.threads import deferToThread
@@ -19,6 +21,7 @@ from gateway.config import load
 from gateway.core.run import RunOutcome
 from gateway.errors import StoreError
 from gateway.model import RunState
+from gateway.net.certificates import LOOK_S
 from gateway.service import START_PAUSE_S, GatewayService, make_gateway
 from gateway.statedir import StateDirectory
 from gateway.store import sqlite
@@ -93,13 +96,13 @@ def test_pidfile(monkeypatch: pytest.MonkeyPatch, arguments: list[str], pidfile:
 class InProcess:
     """A gateway in the test's own process, on a fake clock and a free port."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, listen: str = "127.0.0.1:0") -> None:
         self.clock = FakeClock()
         self.state = StateDirectory(directory / "state")
         self.whole = make_gateway(
             GatewayService(
                 loaded=load(None, {}),
-                listen_specs=["127.0.0.1:0"],
+                listen_specs=[listen],
                 state=self.state,
                 token_file=None,
                 environ={},
@@ -198,6 +201,37 @@ async def test_degraded_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert await sessions.get("agent:main:refused") is None
     assert log_lines(here, "store works again")
 
+    await here.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_renewed_under_it(tmp_path: Path) -> None:
+    """Who connects after the renewal is shown the new certificate; nobody restarted anything."""
+    authority, pem = trustme.CA(), tmp_path / "both.pem"
+
+    def issue() -> None:
+        issued = authority.issue_cert("127.0.0.1")
+        pem.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+
+    def shown() -> str:
+        port = int(here.gateway.urls[0].rpartition(":")[2])
+        return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+
+    issue()
+    here = InProcess(tmp_path, f"ssl:0:interface=127.0.0.1:privateKey={pem}")
+    here.whole.privilegedStartService()
+    here.whole.startService()
+    await soon(reactor, here.gateway.started)
+    before = await deferToThread(shown)
+    issue()
+
+    def taken() -> bool:
+        here.clock.advance(LOOK_S)
+        return bool(log_lines(here, "certificate read again"))
+
+    await soon(reactor, taken)
+    assert before != await deferToThread(shown)
     await here.stop()
 
 

@@ -84,6 +84,23 @@ class OpenClaw:
         token = {"OPENCLAW_GATEWAY_TOKEN": self._token} if self._token else {}
         return Program(argv, {**self._environment(), **token}, self._home)
 
+    def paired_node_host(self, code: str, name: str) -> Program:
+        """Start ``node run --pair``, which finds the gateway and comes in by a setup code; stop it after use.
+
+        Only the newer command has it.
+        """
+        how = ["--pair", code, "--display-name", name]
+        argv = [*self._prefix, *self._installation.argv, "node", "run", *how]
+        return Program(argv, self._environment(), self._home)
+
+    def connect(self, link: str, name: str) -> Program:
+        """Start ``connect``, which makes a node of this machine by a join link; stop it after use.
+
+        Only the newer command has it.
+        """
+        argv = [*self._prefix, *self._installation.argv, "connect", link, "--display-name", name]
+        return Program(argv, self._environment(), self._home)
+
     def _address(self, token: str | None) -> list[str]:
         return ["--url", self._url, "--token", token or self._token]
 

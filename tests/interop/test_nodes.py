@@ -11,7 +11,7 @@ import pytest
 
 from .clients import OpenClaw
 from .install import V4, Generation, Installation
-from .processes import Program, wait_until
+from .processes import Finished, Program, wait_until
 from .server import Gateway
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(240, func_only=True)]
@@ -150,3 +150,57 @@ def test_a_gateway_that_is_killed(
     assert connected(openclaw, name)["nodeId"] == node_id
     done = which(openclaw, node_id)
     assert done.status == 0, f"{done}\n--- node\n{node.printed}"
+
+
+@pytest.mark.parametrize("generation", [V4], ids=lambda generation: generation.name, indirect=True)
+def test_a_node_comes_in_by_a_setup_code(
+    openclaw: OpenClaw,
+    installations: dict[Generation, Installation],
+    gateway: Gateway,
+    start_node: Callable[[Program], Program],
+    tmp_path: Path,
+) -> None:
+    """A machine that has nothing but the code is paired by it, once, and comes back by its own token."""
+    name = f"{NAME} with a code"
+    box = OpenClaw(installations[V4], tmp_path / "stranger", "ws://127.0.0.1:9", "")
+    asked = {"publicUrl": gateway.url, "bootstrapProfile": "node"}
+    made = answer(openclaw.call("device.pair.setupCode", **asked))
+
+    node = start_node(box.paired_node_host(f"oc-pair://{made['setupCode']}", name))
+
+    node_id = connected(openclaw, name)["nodeId"]
+    status = answer(openclaw.call("device.pair.setupStatus", setupId=made["setupId"]))
+    assert status["completion"]["deviceId"] == node_id, node.printed
+    assert status["completion"]["access"] == "node"
+    approve(openclaw, node_id)
+    assert which(openclaw, node_id).status == 0
+    node.stop()
+    start_node(box.node_host("127.0.0.1", gateway.port, name))
+    assert connected(openclaw, name)["nodeId"] == node_id
+
+
+@pytest.mark.parametrize("generation", [V4], ids=lambda generation: generation.name, indirect=True)
+def test_a_node_comes_in_by_a_join_link(
+    openclaw: OpenClaw,
+    installations: dict[Generation, Installation],
+    gateway: Gateway,
+    start_node: Callable[[Program], Program],
+    tmp_path: Path,
+) -> None:
+    """A machine that has nothing but the link is paired by it."""
+    name = f"{NAME} with a link"
+    box = OpenClaw(installations[V4], tmp_path / "stranger", "ws://127.0.0.1:9", "")
+    made = answer(openclaw.call("device.pair.setupCode", publicUrl=gateway.url, joinUrl=True))
+
+    node = start_node(box.connect(made["joinUrl"], name))
+
+    node_id = connected(openclaw, name)["nodeId"]
+    status = answer(openclaw.call("device.pair.setupStatus", setupId=made["setupId"]))
+    assert status["completion"]["deviceId"] == node_id, node.printed
+
+
+def answer(done: Finished) -> dict[str, Any]:
+    """Return what a method answered."""
+    assert done.status == 0, done
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

@@ -6,7 +6,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from gateway.app.setupcodes import Created
 from gateway.config import AuthConfig, Config, ServerConfig
+from gateway.core.setupcode import NODE
 from gateway.limits import LimitsConfig
 from gateway.net.callers import Callers
 from gateway.net.http import make_root
@@ -28,7 +30,7 @@ class Web:
         self.gate = Gate(secret=secret, **how)
         edge = self.gate.wiring.edge
         callers = Callers(edge)
-        root = make_root(FakeProbes(), authorize=callers.authorize, exposition=lambda: b"up 1\n")
+        root = make_root(FakeProbes(), callers.authorize, lambda: b"up 1\n", callers.join)
         site = Site(root, self.gate.clock, misdirected=callers.misdirected)
         self.factory = SwitchFactory(self.gate.wiring.factory, site, self.gate.clock)
 
@@ -205,3 +207,51 @@ def test_local_requests_under_a_foreign_name() -> None:
     wire.connect(web.factory.buildProtocol(wire.getPeer()))
     wire.receive(b"GET /healthz HTTP/1.0\r\n\r\n")
     assert wire.sent.split()[1] == b"200"
+
+
+def linked(web: Web) -> Created:
+    """Make a setup code with a join link."""
+    codes = web.gate.wiring.services.setup_codes
+    return codes.create(NODE, (), link_to="wss://gw.example")
+
+
+def test_a_join_link_leads_to_the_code_once() -> None:
+    """Who gets it first has the code; nobody may keep the answer; a look (HEAD) uses nothing up."""
+    web = Web()
+    made = linked(web)
+    path = f"/j/{made.link_code}"
+    assert web.send(path, method="HEAD").sent.startswith(b"HTTP/1.1 404 ")
+    answer = web.ask(path)
+    assert answer.status == 200
+    assert answer.headers["cache-control"] == "no-store"
+    assert "access-control-allow-origin" not in answer.headers
+    assert answer.json() == {
+        "url": "wss://gw.example",
+        "bootstrapToken": made.secret,
+        "expiresAtMs": made.expires_at_ms,
+        "profile": "node",
+    }
+    assert web.ask(path).status == 404
+
+
+def test_guessing_join_links_is_locked_out() -> None:
+    """Ten links that lead nowhere lock the address out of setup codes, a right link included."""
+    web = Web()
+    made = linked(web)
+    for path in ("/j", "/j/", "/j/short", f"/j/{made.link_code}/more"):
+        assert web.ask(path).status == 404
+    assert len(web.gate.wiring.edge.guard.attempts) == 0, "those are no guesses"
+    codes = [web.ask(f"/j/{number:022}").status for number in range(12)]
+    assert codes == [404] * 10 + [429] * 2
+    answer = web.ask(f"/j/{made.link_code}")
+    assert (answer.status, answer.headers["retry-after"]) == (429, "300")
+    assert web.guess(TOKEN).status == 200, "tokens are counted apart"
+    assert web.ask(f"/j/{made.link_code}", "192.0.2.8").status == 200
+
+
+def test_join_links_and_proxies() -> None:
+    """Through a proxy that nobody knows no link is followed, and none is used up."""
+    web = Web()
+    path = f"/j/{linked(web).link_code}"
+    assert web.ask(path, X_Forwarded_For="203.0.113.1").status == 403
+    assert web.ask(path).status == 200

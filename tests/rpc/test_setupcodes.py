@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.app import qrcodes
 from gateway.core.access import Peer
 from gateway.core.setupcode import decode_setup_code
 from tests.app.harness import Gate
@@ -36,6 +37,35 @@ def test_a_code(gate: Gate) -> None:
     assert grant.roles == ("node",)
     codes.consume(grant, "d1", None)
     assert admin.ok(STATUS, {"setupId": setup_id})["completion"]["deviceId"] == "d1"
+
+
+@pytest.mark.parametrize("asked", [{}, {"bootstrapProfile": "node"}])
+def test_a_join_link(gate: Gate, asked: Any) -> None:
+    """A link is for a node, and leads to the code that comes with it."""
+    params = {"publicUrl": "wss://gw.example/at", "joinUrl": True, "includeQr": False, **asked}
+    made = gate.client().ok(MAKE, params)
+    assert made["access"] == "node"
+    start, _, link_code = made["joinUrl"].rpartition("/")
+    assert start == "https://gw.example/at/j"
+    found = gate.services.setup_codes.follow(link_code)
+    assert found == decode_setup_code(made["setupCode"])
+
+
+def test_no_join_link(gate: Gate) -> None:
+    """Nobody gets a link who did not ask for one."""
+    made = gate.client().ok(MAKE, {"publicUrl": "wss://gw.example", "includeQr": False})
+    assert "joinUrl" not in made
+
+
+@pytest.mark.parametrize("asked", [{}, {"includeQr": True}])
+def test_a_picture_of_it(gate: Gate, monkeypatch: pytest.MonkeyPatch, asked: Any) -> None:
+    """The code comes as a picture too, unless none is wanted or none can be drawn."""
+    monkeypatch.setattr(qrcodes, "png_url", lambda text: f"data:image/png;base64,{text[-8:]}")
+    params = {"publicUrl": "wss://gw.example", **asked}
+    made = gate.client().ok(MAKE, params)
+    assert made["qrDataUrl"] == f"data:image/png;base64,{made['setupCode'][-8:]}"
+    monkeypatch.setattr(qrcodes, "MAX_DATA_URL_CHARS", 1)
+    assert "qrDataUrl" not in gate.client().ok(MAKE, params)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +118,11 @@ def test_where_the_gateway_is(
     [
         ({"publicUrl": "http://gw"}, "publicUrl is no address of a gateway: expected ws://"),
         ({"publicUrl": "ws://gw?token=1"}, "publicUrl is no address of a gateway: it has a query"),
-        ({"joinUrl": True, "publicUrl": "wss://gw"}, "this gateway has no join links"),
+        ({"joinUrl": True, "publicUrl": "ws://192.0.2.1"}, "a join link needs an address with TLS"),
+        (
+            {"joinUrl": True, "publicUrl": "wss://gw", "bootstrapProfile": "full"},
+            "Join URLs require bootstrapProfile=node.",
+        ),
         ({"bootstrapProfile": "king"}, "invalid device.pair.setupCode params"),
         ({"zz": 1}, "invalid device.pair.setupCode params"),
     ],

@@ -68,6 +68,36 @@ def test_s04_guessing_at_once_is_no_faster(gate: Gate, log: list[LogEvent]) -> N
     assert alerts(log)
 
 
+def test_s04_connections_share_one_delay(gate: Gate) -> None:
+    """Guesses at the same moment, each on a connection of its own, do not each begin with the shortest."""
+    crowd = [gate.open() for _ in range(8)]
+    for number, client in enumerate(crowd):
+        _send_connect(client, f"wrong-{number}")
+    told: dict[Client, float] = {}
+    for tick in range(1, 21):
+        gate.clock.advance(0.25)
+        for client in crowd:
+            if client not in told and client.received():
+                told[client] = tick / 4
+    assert [told[client] for client in crowd] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+
+
+def test_s04_patient_guessing_has_no_more_than_its_sockets(gate: Gate) -> None:
+    """Who keeps every socket busy, also while the owner comes and goes, has one guess of each in 5 s."""
+    sockets, rounds = 100, 5
+    crowd = [gate.open() for _ in range(sockets)]
+    for client in crowd:
+        _send_connect(client, "wrong")
+    for _ in range(rounds):
+        _send_connect(gate.open(), TOKEN)
+        gate.clock.advance(5)
+        for number, client in enumerate(crowd):
+            client.wire.lose()
+            crowd[number] = gate.open()
+            _send_connect(crowd[number], "wrong")
+    assert _looked_at(gate) <= (64 + sockets) * (rounds + 1)
+
+
 def test_s04_twin_the_owner_waits_no_longer_than_5_s(gate: Gate) -> None:
     """However many guess from this machine: the right token is let in after 5 s, a paired device at once."""
     paired = gate.open().connect(client=UI, device=DEVICE)["payload"]["auth"]["deviceToken"]
