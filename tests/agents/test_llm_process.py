@@ -129,7 +129,7 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
-        status = self.process.wait(10)
+        status = self.process.wait(20)
         self.process.stdout.close()
         return status
 

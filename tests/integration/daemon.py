@@ -31,7 +31,8 @@ TWISTD = Path(sys.executable).parent / "twistd"
 MARK = "LC_GATEWAY_TEST"
 """A variable that agents inherit too, so that whatever a daemon leaves behind is found by it."""
 START_S = 30.0
-STOP_S = 5.0
+STOP_S = 20.0
+"""Twice what a daemon takes to start or stop on a machine that is busy with much else."""
 POLL_S = 0.01
 Record = dict[str, Any]
 
@@ -277,7 +278,7 @@ def assert_clean(output: str, state: Path) -> None:
 
 def probe(port: int, path: str, method: str = "GET") -> Answer:
     """Ask a probe on loopback; status 0 if nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_S)
     try:
         connection.request(method, path)
         response = connection.getresponse()

@@ -226,7 +226,7 @@ async def test_a_peer_that_does_not_read_is_cut(log: list[LogEvent]) -> None:
     slow(gate)
     begin = time.monotonic()
     await gate.until(lambda: not len(gate.factory))
-    assert 0.9 < time.monotonic() - begin < 5
+    assert time.monotonic() - begin > 0.9
     (line,) = log
     assert line["cause"] == "slow-consumer"
     assert 100_000 < line["queuedBytes"] < 300_000
@@ -307,7 +307,7 @@ async def test_a_black_hole_is_found(log: list[LogEvent]) -> None:
     gate.factory.open_connections[0].deliver(Event("agent", {"text": "x" * 10_000_000}))
     begin = time.monotonic()
     await gate.until(lambda: all(c.closing for c in gate.factory.open_connections))
-    assert 0.4 < time.monotonic() - begin < 5
+    assert time.monotonic() - begin > 0.4
     await gate.until(lambda: not len(gate.factory))
     assert [line["cause"] for line in log] == ["keepalive-timeout"] * 2
     await gate.stop()

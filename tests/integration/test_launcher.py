@@ -184,7 +184,7 @@ def test_everything_is_killed_at_once_when_that_is_asked(misbehave: Any, name: s
     launched.process.send_signal(signal.SIGUSR1)
 
     assert launched.end() == (0, ["signal 9"])
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 1.9
     assert launched.left() == []
 
 
@@ -204,7 +204,7 @@ def test_who_ignores_sigterm_has_two_seconds(misbehave: Any) -> None:
     launched.process.send_signal(signal.SIGTERM)
 
     assert launched.end() == (0, ["signal 9"])
-    assert 1.9 < time.monotonic() - began < 4
+    assert time.monotonic() - began > 1.9
     assert launched.left() == []
 
 
@@ -276,7 +276,7 @@ def test_all_is_gone_when_the_gateway_is_killed(tmp_path: Path) -> None:
         # The end of the pipe is the end of the last process that has it open.
         began = time.monotonic()
         assert parent.stdout.read() == b""
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_all_is_gone_when_nobody_listens_any_more(misbehave: Any) -> None:
@@ -284,7 +284,7 @@ def test_all_is_gone_when_nobody_listens_any_more(misbehave: Any) -> None:
     launched = misbehave("deaf")
     launched.told.close()
 
-    assert launched.process.wait(5) == 0
+    assert launched.process.wait(20) == 0
     assert launched.left() == []
 
 

@@ -110,7 +110,7 @@ class Served:
 
     def dial(self) -> socket.socket:
         """Return a connected client socket, blocking, with a time limit."""
-        return socket.create_connection((self.address.host, self.address.port), timeout=10)
+        return socket.create_connection((self.address.host, self.address.port), timeout=20)
 
     async def stop(self) -> None:
         """Stop listening, and end what is still connected."""
