@@ -15,13 +15,12 @@ transport's producer, and messages pass through it).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from http.client import responses
 from typing import Any, Final
 
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IProtocolNegotiationFactory,
@@ -34,6 +33,7 @@ from zope.interface import implementer
 
 from gateway.core.access import UNIX_ADDRESS
 from gateway.core.frames import encode
+from gateway.net.deadlines import Deadlines
 from gateway.net.strangers import Strangers, unlimited
 from gateway.net.turnstile import Turnstile
 
@@ -45,8 +45,6 @@ MAX_HEADERS: Final = 100
 """Most header lines that are taken."""
 FULL_LOG_S: Final = 60.0
 """How often the log says that connections are refused for want of room, in seconds."""
-AT_ONCE: Final = 4
-"""Most deadlines that expire in one turn of the loop."""
 LINGER_S: Final = 1.0
 """How long a refused peer may take to read the refusal, in seconds."""
 SECURITY_HEADERS: Final = (
@@ -63,65 +61,6 @@ _UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:([^\r]*)", re.IGNORECASE)
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
 log = Logger()
-
-
-class Deadlines:
-    """Calls ``expired(member)`` for every member that stays longer than ``seconds``.
-
-    One timer for all of them: with one delay for all, the order of joining is the order of expiry. Of many
-    that expire at once a few are called in each turn of the loop.
-    What ``expired`` raises is logged, and the others still get their call.
-    """
-
-    def __init__(
-        self, clock: IReactorTime, seconds: float, expired: Callable[[Any], object]
-    ) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._expired = expired
-        self._due: dict[Any, float] = {}
-        self._timer: IDelayedCall | None = None
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def __contains__(self, member: object) -> bool:
-        return member in self._due
-
-    def add(self, member: Any) -> None:
-        """Start the member's time."""
-        self._due[member] = self._clock.seconds() + self._seconds
-        if self._timer is None:
-            self._timer = self._clock.callLater(self._seconds, self._sweep)
-
-    def discard(self, member: Any) -> None:
-        """Forget a member, if it is one. The timer is left to run out: most connections are short."""
-        self._due.pop(member, None)
-
-    def stop(self) -> list[Any]:
-        """Forget all members, end the timer, and return who they were."""
-        members = list(self._due)
-        self._due.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        return members
-
-    def _sweep(self) -> None:
-        self._timer = None
-        now = self._clock.seconds()
-        expired: list[Any] = []
-        for member, due in self._due.items():
-            if due > now or len(expired) == AT_ONCE:
-                self._timer = self._clock.callLater(max(0.0, due - now), self._sweep)
-                break
-            expired.append(member)
-        for member in expired:
-            self._due.pop(member, None)
-            try:
-                self._expired(member)
-            except Exception:
-                log.failure("deadline of {member} failed", member=member)
 
 
 def refusal(

@@ -22,12 +22,12 @@ from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import IResource, getChildForRequest
 
 from gateway.core.frames import encode
+from gateway.net.deadlines import Deadlines
 from gateway.net.port import (
     LINGER_S,
     MAX_HEADERS,
     SECURITY_HEADERS,
     TOO_MANY,
-    Deadlines,
     Refused,
     hand_over,
     host_of,
