@@ -266,7 +266,8 @@ class GatewayService(Service):
         with self._naming_the_file("server", "listen", list(self._listen_specs)):
             for warning in look_at_certificates(self._listen_specs, self.clock.now_ms()):
                 self._log.warn("{warning}", warning=warning)
-            self._listeners = listen(self._listen_specs, self.port, self.reactor)
+            pace = self.wiring.edge.turnstile.pace
+            self._listeners = listen(self._listen_specs, self.port, self.reactor, accepted=pace)
         with self._naming_the_file("auth"):
             for warning in open_door_warnings(self.config, self._listeners):
                 self._log.error("{warning}", warning=warning)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-AT_ONCE: Final = 4
+AT_ONCE: Final = 1
 """Most deadlines that expire in one turn of the loop."""
 
 log = Logger()
@@ -47,6 +47,11 @@ class Deadlines:
         """Forget a member, if it is one. The timer is left to run out: most connections are short."""
         self._due.pop(member, None)
 
+    def keep(self, most: int) -> None:
+        """Have the oldest of more members than that expire at once."""
+        while len(self._due) > most:
+            self._expire(next(iter(self._due)))
+
     def stop(self) -> list[Any]:
         """Forget all members, end the timer, and return who they were."""
         members = list(self._due)
@@ -66,8 +71,11 @@ class Deadlines:
                 break
             expired.append(member)
         for member in expired:
-            self._due.pop(member, None)
-            try:
-                self._expired(member)
-            except Exception:
-                log.failure("deadline of {member} failed", member=member)
+            self._expire(member)
+
+    def _expire(self, member: Any) -> None:
+        self._due.pop(member, None)
+        try:
+            self._expired(member)
+        except Exception:
+            log.failure("deadline of {member} failed", member=member)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Final
@@ -54,8 +54,9 @@ class Listener:
 class _Reactor:
     """The reactor, except that it makes ports with the fast transport and a long queue."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, accepted: Callable[[Any], object] | None) -> None:
         self._reactor = reactor
+        self._accepted = accepted
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -64,6 +65,7 @@ class _Reactor:
         self, port: int, factory: Any, backlog: int = 0, interface: str = ""
     ) -> FastPort:
         listening = FastPort(port, factory, max(backlog, BACKLOG), interface, self._reactor)
+        listening.accepted = self._accepted
         listening.startListening()
         return listening
 
@@ -76,15 +78,22 @@ class _Reactor:
         return self.listenTCP(port, wrapped, backlog, interface)
 
 
-def listen(specs: Iterable[str], factory: IProtocolFactory, reactor: Any) -> list[Listener]:
+def listen(
+    specs: Iterable[str],
+    factory: IProtocolFactory,
+    reactor: Any,
+    *,
+    accepted: Callable[[Any], object] | None = None,
+) -> list[Listener]:
     """Listen on every specification, at once.
 
+    ``accepted`` is called with a TCP port after each turn in which it accepted connections.
     Raises StartError for the first that fails; those before it are closed again.
     """
     listeners: list[Listener] = []
     try:
         for spec in specs:
-            listeners.append(_listen(spec.strip(), factory, reactor))
+            listeners.append(_listen(spec.strip(), factory, _Reactor(reactor, accepted)))
     except StartError:
         for listener in listeners:
             listener.stopListening()
@@ -92,23 +101,23 @@ def listen(specs: Iterable[str], factory: IProtocolFactory, reactor: Any) -> lis
     return listeners
 
 
-def _listen(spec: str, factory: IProtocolFactory, reactor: Any) -> Listener:
+def _listen(spec: str, factory: IProtocolFactory, reactor: _Reactor) -> Listener:
     match = _HOST_PORT.fullmatch(spec)
     if match and match[1] not in ("tcp", "unix"):
         host, number = _address(spec, match[1]), int(match[2])
         if number > 65_535:
             raise _bad(spec, "the port is larger than 65535")
         try:
-            port = _Reactor(reactor).listenTCP(number, factory, interface=host)
+            port = reactor.listenTCP(number, factory, interface=host)
         except CannotListenError as error:
             raise _bad(spec, _reason(error)) from error
         return Listener(spec, _url(spec, port), port)
     return _listen_at_endpoint(spec, factory, reactor)
 
 
-def _listen_at_endpoint(spec: str, factory: IProtocolFactory, reactor: Any) -> Listener:
+def _listen_at_endpoint(spec: str, factory: IProtocolFactory, reactor: _Reactor) -> Listener:
     try:
-        outcome = serverFromString(_Reactor(reactor), spec).listen(factory)
+        outcome = serverFromString(reactor, spec).listen(factory)
     except OSError as error:
         raise _bad(spec, _reason(error)) from error
     except Exception as error:

@@ -47,6 +47,8 @@ FULL_LOG_S: Final = 60.0
 """How often the log says that connections are refused for want of room, in seconds."""
 LINGER_S: Final = 1.0
 """How long a refused peer may take to read the refusal, in seconds."""
+LINGERING: Final = 500
+"""Most refused peers that still may read: of more, the first is dropped."""
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -84,6 +86,9 @@ def refusal(
         *(f"{name}: {value}" for name, value in (*SECURITY_HEADERS, *headers)),
     ]
     return "\r\n".join(lines).encode("ascii") + _BLANK_LINE + body
+
+
+_FULL: Final = refusal(503, TOO_MANY)
 
 
 def hand_over(transport: Any, old: IProtocol, new: IProtocol, data: bytes) -> None:
@@ -136,6 +141,8 @@ class Refused(_Peer):
     overtakes what was written.
     """
 
+    unheard = True
+
     def __init__(self, lingering: Deadlines, answer: bytes, turnstile: Turnstile) -> None:
         self._lingering = lingering
         self._answer = answer
@@ -149,6 +156,7 @@ class Refused(_Peer):
     def connectionMade(self) -> None:
         """Write the answer and say that nothing follows."""
         self._lingering.add(self)
+        self._lingering.keep(LINGERING)
         self.transport.write(self._answer)
         half_close = getattr(self.transport, "loseWriteConnection", None)
         if half_close is None or hasattr(self.transport, "wrappedProtocol"):
@@ -185,11 +193,17 @@ class Switch(_Peer):
     def connectionMade(self) -> None:
         """Count the connection, and start the deadline; under TLS it covers the TLS handshake too."""
         self.factory.turnstile.came(self)
-        if self.factory.strangers.enter(self.transport, self.address):
+        if self.factory.strangers.enter(self, self.address):
             self.factory.undecided_peers.add(self)
         else:
             self.factory.tell_full()
             self._refuse(503, TOO_MANY)
+
+    def give_way(self) -> bool:
+        """Make room for somebody else: who has not said in all that time what it wants is told so."""
+        self.factory.tell_full()
+        self._refuse(503, TOO_MANY)
+        return True
 
     def dataReceived(self, data: bytes) -> None:
         """Look for the end of the head, in the time that there is for strangers."""
@@ -208,7 +222,7 @@ class Switch(_Peer):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it; no protocol ever knew of this connection."""
         self.factory.undecided_peers.discard(self)
-        self.factory.strangers.leave(self.transport)
+        self.factory.strangers.leave(self)
         self.factory.turnstile.lost(self)
 
     def expire(self) -> None:
@@ -246,7 +260,7 @@ class Switch(_Peer):
 
     def _replace(self, protocol: IProtocol, data: bytes) -> None:
         self.factory.undecided_peers.discard(self)
-        self.factory.strangers.leave(self.transport)  # what comes now counts itself
+        self.factory.strangers.leave(self)  # what comes now counts itself
         self.factory.turnstile.left(self)
         self._head, self._replaced = b"", True
         hand_over(self.transport, self, protocol, data)
@@ -303,8 +317,12 @@ class SwitchFactory(ServerFactory):
         """How many connections have not sent a whole request head yet."""
         return len(self.undecided_peers)
 
-    def buildProtocol(self, addr: IAddress | None) -> Switch:  # type: ignore[override]
-        """Return the switch of a new connection."""
+    def buildProtocol(self, addr: IAddress | None) -> Switch | Refused:  # type: ignore[override]
+        """Return the switch of a new connection, or where there is no room what says so."""
+        if not self.strangers.has_room(host_of(addr)):
+            self.tell_full()
+            self.turnstile.refused()
+            return Refused(self.lingering, _FULL, self.turnstile)
         switch = Switch(addr)
         switch.factory = self
         return switch

@@ -143,6 +143,13 @@ class Channel(http.HTTPChannel):
         if not self.site.strangers.enter(self, host_of(self.getPeer())):
             self.refuse(503, TOO_MANY)
 
+    def give_way(self) -> bool:
+        """Make room for somebody else, unless a request is being answered."""
+        if self._handlingRequest:
+            return False
+        self.refuse(503, TOO_MANY)
+        return True
+
     def dataReceived(self, data: bytes) -> None:
         """Take bytes, in the time that there is for strangers: a request lets nobody in."""
         self._at_once = 0

@@ -12,7 +12,8 @@ just accepted or served is not read from any more, and stands in line; one timer
 for. There is a line for each address, and they have turns, so that a thousand sockets of one host do not
 delay the one of another. Within a line those that were never served go before the others three times in four.
 Who is silent costs nothing and does not stand in line. A socket that is not read fills the kernel's buffer,
-and then its sender waits too: that is all that a flood can do. A stranger is who has not had its hello yet,
+and then its sender waits too: that is all that a flood can do. Ports accept nobody either while the purse is
+empty: who knocks then waits in the kernel's queue. A stranger is who has not had its hello yet,
 and every HTTP request.
 
 Rejected: a limit of connections a second (a thousand clients come back at once after a restart, and that is
@@ -41,6 +42,8 @@ READ_S: Final = 0.0001
 """What one read of a stranger costs beside what is measured: the loop's work, to wait and be let in."""
 ACCEPT_S: Final = 0.0003
 """What it costs to accept a connection and to close it, which is not measured."""
+REFUSE_S: Final = 0.0001
+"""What it costs to accept a connection and to refuse it there and then."""
 PACE_S: Final = 0.001
 """Least time between two turns, in seconds."""
 NEW_OF_FOUR: Final = 3
@@ -84,6 +87,8 @@ class Turnstile:
         """Everybody who waits, with the line of the address."""
         self._lines: dict[str, _Line] = {}
         """The lines that have somebody in them; the first has the next turn."""
+        self._doors: dict[Any, None] = {}
+        """The ports that accept nobody now."""
         self._next: IDelayedCall | None = None
         self._serving = False
         self._open = False
@@ -98,6 +103,17 @@ class Turnstile:
         """A connection was accepted."""
         self._pay(ACCEPT_S)
         self._line_up(member, new=True)
+
+    def refused(self) -> None:
+        """A connection was accepted for which there is no room."""
+        self._pay(REFUSE_S)
+
+    def pace(self, port: Any) -> None:
+        """Have a port that just accepted somebody accept no more as long as strangers owe."""
+        if self._purse < 0 and not self._open and port not in self._doors:
+            self._doors[port] = None
+            port.pauseProducing()
+            self._arm()
 
     def serve(
         self, member: Any, work: Callable[[bytes], object], data: bytes, strange: Callable[[], bool]
@@ -160,6 +176,7 @@ class Turnstile:
         self._lines.clear()
         for member in waiting:
             member.transport.resumeProducing()
+        self._open_doors()
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -195,10 +212,18 @@ class Turnstile:
             wait = max(PACE_S, -self._purse / self._share(self._clock.seconds()))
             self._next = self._clock.callLater(wait, self._turn)
 
+    def _open_doors(self) -> None:
+        doors = list(self._doors)
+        self._doors.clear()
+        for port in doors:
+            port.resumeProducing()
+
     def _turn(self) -> None:
         """Let in as many as there is something for, of one address after the other."""
         self._next = None
         self._fill()
+        if self._purse >= 0:
+            self._open_doors()
         for _ in range(min(len(self), max(1, int(self._purse / self._cost)))):
             address = next(iter(self._lines))
             line = self._lines.pop(address)
@@ -207,5 +232,5 @@ class Turnstile:
             if line.new or line.again:
                 self._lines[address] = line
             member.transport.resumeProducing()
-        if len(self):
+        if len(self) or self._doors:
             self._arm()

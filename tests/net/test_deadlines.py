@@ -30,3 +30,33 @@ def test_deadlines_are_isolated(
     assert expired == ["a", "b"]
     assert len(deadlines) == 0
     assert len(logged_failures) == 1
+
+
+def test_no_more_than_are_kept() -> None:
+    """Of more members than there is room for the oldest expire at once, each of them once."""
+    clock = FakeClock()
+    expired: list[str] = []
+    deadlines = Deadlines(clock, 1, expired.append)
+    for member in "abc":
+        deadlines.add(member)
+    deadlines.keep(3)
+    assert expired == []
+    deadlines.keep(1)
+    assert expired == ["a", "b"]
+    clock.advance(1)
+    assert expired == ["a", "b", "c"]
+
+
+def test_many_that_are_over_take_turns() -> None:
+    """Members whose time is over together expire in one turn of the loop after the other."""
+    clock = FakeClock()
+    expired: list[list[float]] = []
+    deadlines = Deadlines(clock, 1, lambda _: expired.append(waits()))
+
+    def waits() -> list[float]:
+        return [call.getTime() - clock.seconds() for call in clock.getDelayedCalls()]
+
+    for member in "abc":
+        deadlines.add(member)
+    clock.advance(1)
+    assert expired == [[0.0], [0.0], []], "each but the last leaves the rest to the next turn"

@@ -12,6 +12,7 @@ from gateway.net.turnstile import (
     PURSE_S,
     QUIET_SHARE,
     READ_S,
+    REFUSE_S,
     SHARE,
     Turnstile,
 )
@@ -256,6 +257,48 @@ def test_who_stands_in_line_at_the_stop_is_read(gate: Gate) -> None:
     gate.turnstile.start()
     gate.strangers(1)
     assert len(gate.turnstile) == 1
+
+
+class Port(Transport):
+    """Accepts as long as it is read."""
+
+
+def test_ports_wait_too(gate: Gate) -> None:
+    """While strangers owe nobody is accepted; what is refused at once counts, if less."""
+    port = Port()
+    gate.turnstile.pace(port)
+    assert port.reading
+    for _ in range(int(PURSE_S / REFUSE_S) + 1):
+        gate.turnstile.refused()
+    gate.turnstile.pace(port)
+    gate.turnstile.pace(port)
+    assert not port.reading
+    gate.clock.advance(PACE_S)
+    assert port.reading
+    assert not gate.clock.getDelayedCalls()
+
+
+def test_ports_wait_until_it_is_paid(gate: Gate) -> None:
+    """Work that goes on meanwhile is paid first; a stop opens the ports."""
+    port = Port()
+    gate.asked += 1
+    gate.turnstile._pay(2 * PURSE_S)
+    gate.turnstile.pace(port)
+    gate.turnstile._pay(2 * PURSE_S)
+    gate.clock.advance(PACE_S)
+    gate.turnstile._pay(PURSE_S)
+    gate.clock.advance(PURSE_S / SHARE - PACE_S)
+    assert not port.reading
+    gate.clock.advance(PURSE_S / SHARE)
+    assert port.reading
+    gate.turnstile._pay(2 * PURSE_S)
+    gate.turnstile.pace(port)
+    assert not port.reading
+    gate.turnstile.stop()
+    assert port.reading
+    gate.turnstile.pace(port)
+    assert port.reading
+    assert not gate.clock.getDelayedCalls()
 
 
 def test_who_is_let_in_has_cost_nothing(gate: Gate) -> None:
