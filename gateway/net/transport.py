@@ -19,7 +19,7 @@ PAUSE_ABOVE: Final = 16_384
 SLICE: Final = 49_152
 """Largest frame that one write may carry. A transport that is not paused has at most PAUSE_ABOVE bytes
 pending, so that one more write leaves at most 64 KiB in it, and then it is paused."""
-ACCEPTS: Final = 2
+ACCEPTS: Final = 1
 """Most connections that are accepted in one turn of the loop; Twisted takes more and more of a flood."""
 
 STRANGER_READ: Final = 4096

@@ -35,17 +35,19 @@ QUIET_SHARE: Final = 0.9
 """The same while nobody who is in has asked for anything."""
 QUIET_S: Final = 1.0
 """For how long nobody may have asked, in seconds."""
-PURSE_S: Final = 0.002
+PURSE_S: Final = 0.001
 """Most time that is saved for strangers, in seconds: it is how long who is in may wait for them. Also most
 that they may owe: who opens sockets without end does not keep the others from being read."""
-READ_S: Final = 0.0001
+READ_S: Final = 0.0002
 """What one read of a stranger costs beside what is measured: the loop's work, to wait and be let in."""
-ACCEPT_S: Final = 0.0003
+ACCEPT_S: Final = 0.0005
 """What it costs to accept a connection and to close it, which is not measured."""
-REFUSE_S: Final = 0.0001
+REFUSE_S: Final = 0.0002
 """What it costs to accept a connection and to refuse it there and then."""
 PACE_S: Final = 0.001
 """Least time between two turns, in seconds."""
+AT_ONCE: Final = 2
+"""Most that are let in in one turn while those who are in work."""
 NEW_OF_FOUR: Final = 3
 
 
@@ -224,7 +226,9 @@ class Turnstile:
         self._fill()
         if self._purse >= 0:
             self._open_doors()
-        for _ in range(min(len(self), max(1, int(self._purse / self._cost)))):
+        busy = self._share(self._filled_at) == SHARE
+        paid = max(1, int(self._purse / self._cost))
+        for _ in range(min(len(self), AT_ONCE if busy else paid, paid)):
             address = next(iter(self._lines))
             line = self._lines.pop(address)
             member = line.next()
