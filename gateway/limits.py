@@ -29,7 +29,7 @@ class LimitsConfig(Table, frozen=True):
     preauth_connections_loopback: Count = 1000
     """The same for loopback addresses, which local clients and proxies share."""
     preauth_connections_max: Count = 5000
-    """The same for all addresses together, connections that have not sent a request head included."""
+    """The same for all addresses together; then the one with the most gives way to newcomers."""
     auth_failures_max: Count = 10
     """Wrong credentials of one kind from one address, within the window, that lock it out."""
     auth_failure_window_s: Seconds = 60.0

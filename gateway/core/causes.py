@@ -90,7 +90,7 @@ EXPLANATIONS: Final[Mapping[CloseCause, Explanation]] = {
     ),
     CloseCause.CAPACITY: Explanation(
         "There was no room: too many connections in all, of this identity, or of this address before"
-        " authentication.",
+        " authentication; or all places before authentication were taken, and this address had the most.",
         "Find who holds them (`gatewayctl connections`), or raise `limits.connections_max`,"
         " `limits.connections_per_principal` or `limits.preauth_connections_per_address`.",
     ),

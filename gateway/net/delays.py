@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from gateway.net.port import Deadlines
+from gateway.net.deadlines import Deadlines
 
 
 class Delays:

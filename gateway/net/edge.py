@@ -27,8 +27,8 @@ from gateway.interfaces import IClock, IEntropy
 from gateway.limits import LimitsConfig
 from gateway.metrics import Metrics
 from gateway.model import NodeSurface, Principal
+from gateway.net.deadlines import Deadlines
 from gateway.net.delays import Delays
-from gateway.net.port import Deadlines
 from gateway.net.strangers import Strangers
 from gateway.net.turnstile import Turnstile
 from gateway.rpc.dispatch import Dispatcher

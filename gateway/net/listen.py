@@ -70,6 +70,7 @@ class _Reactor:
         self, port: int, factory: Any, backlog: int = 0, interface: str = ""
     ) -> FastPort:
         listening = FastPort(port, factory, max(backlog, BACKLOG), interface, self._reactor)
+        listening.accepted = getattr(getattr(factory, "wrappedFactory", factory), "accepted", None)
         listening.startListening()
         return listening
 
@@ -88,6 +89,8 @@ class _Reactor:
 def listen(specs: Iterable[str], factory: IProtocolFactory, reactor: Any) -> list[Listener]:
     """Listen on every specification, at once.
 
+    If the factory has a method ``accepted``, it is called with a TCP port after each turn in which that
+    accepted connections.
     Raises StartError for the first that fails; those before it are closed again.
     """
     listeners: list[Listener] = []

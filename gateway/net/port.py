@@ -15,13 +15,12 @@ transport's producer, and messages pass through it).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from http.client import responses
 from typing import Any, Final
 
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IProtocolNegotiationFactory,
@@ -34,6 +33,7 @@ from zope.interface import implementer
 
 from gateway.core.access import UNIX_ADDRESS
 from gateway.core.frames import encode
+from gateway.net.deadlines import Deadlines
 from gateway.net.strangers import Strangers, unlimited
 from gateway.net.turnstile import Turnstile
 
@@ -45,10 +45,10 @@ MAX_HEADERS: Final = 100
 """Most header lines that are taken."""
 FULL_LOG_S: Final = 60.0
 """How often the log says that connections are refused for want of room, in seconds."""
-AT_ONCE: Final = 4
-"""Most deadlines that expire in one turn of the loop."""
 LINGER_S: Final = 1.0
 """How long a refused peer may take to read the refusal, in seconds."""
+LINGERING: Final = 500
+"""Most refused peers that still may read: of more, the first is dropped."""
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -63,65 +63,6 @@ _UPGRADE: Final = re.compile(rb"\r\nupgrade[ \t]*:([^\r]*)", re.IGNORECASE)
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
 log = Logger()
-
-
-class Deadlines:
-    """Calls ``expired(member)`` for every member that stays longer than ``seconds``.
-
-    One timer for all of them: with one delay for all, the order of joining is the order of expiry. Of many
-    that expire at once a few are called in each turn of the loop.
-    What ``expired`` raises is logged, and the others still get their call.
-    """
-
-    def __init__(
-        self, clock: IReactorTime, seconds: float, expired: Callable[[Any], object]
-    ) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._expired = expired
-        self._due: dict[Any, float] = {}
-        self._timer: IDelayedCall | None = None
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    def __contains__(self, member: object) -> bool:
-        return member in self._due
-
-    def add(self, member: Any) -> None:
-        """Start the member's time."""
-        self._due[member] = self._clock.seconds() + self._seconds
-        if self._timer is None:
-            self._timer = self._clock.callLater(self._seconds, self._sweep)
-
-    def discard(self, member: Any) -> None:
-        """Forget a member, if it is one. The timer is left to run out: most connections are short."""
-        self._due.pop(member, None)
-
-    def stop(self) -> list[Any]:
-        """Forget all members, end the timer, and return who they were."""
-        members = list(self._due)
-        self._due.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        return members
-
-    def _sweep(self) -> None:
-        self._timer = None
-        now = self._clock.seconds()
-        expired: list[Any] = []
-        for member, due in self._due.items():
-            if due > now or len(expired) == AT_ONCE:
-                self._timer = self._clock.callLater(max(0.0, due - now), self._sweep)
-                break
-            expired.append(member)
-        for member in expired:
-            self._due.pop(member, None)
-            try:
-                self._expired(member)
-            except Exception:
-                log.failure("deadline of {member} failed", member=member)
 
 
 def refusal(
@@ -145,6 +86,9 @@ def refusal(
         *(f"{name}: {value}" for name, value in (*SECURITY_HEADERS, *headers)),
     ]
     return "\r\n".join(lines).encode("ascii") + _BLANK_LINE + body
+
+
+_FULL: Final = refusal(503, TOO_MANY)
 
 
 def hand_over(transport: Any, old: IProtocol, new: IProtocol, data: bytes) -> None:
@@ -197,6 +141,8 @@ class Refused(_Peer):
     overtakes what was written.
     """
 
+    unheard = True
+
     def __init__(self, lingering: Deadlines, answer: bytes, turnstile: Turnstile) -> None:
         self._lingering = lingering
         self._answer = answer
@@ -210,6 +156,7 @@ class Refused(_Peer):
     def connectionMade(self) -> None:
         """Write the answer and say that nothing follows."""
         self._lingering.add(self)
+        self._lingering.keep(LINGERING)
         self.transport.write(self._answer)
         half_close = getattr(self.transport, "loseWriteConnection", None)
         if half_close is None or hasattr(self.transport, "wrappedProtocol"):
@@ -246,11 +193,17 @@ class Switch(_Peer):
     def connectionMade(self) -> None:
         """Count the connection, and start the deadline; under TLS it covers the TLS handshake too."""
         self.factory.turnstile.came(self)
-        if self.factory.strangers.enter(self.transport, self.address):
+        if self.factory.strangers.enter(self, self.address):
             self.factory.undecided_peers.add(self)
         else:
             self.factory.tell_full()
             self._refuse(503, TOO_MANY)
+
+    def give_way(self) -> bool:
+        """Make room for somebody else: who has not said in all that time what it wants is told so."""
+        self.factory.tell_full()
+        self._refuse(503, TOO_MANY)
+        return True
 
     def dataReceived(self, data: bytes) -> None:
         """Look for the end of the head, in the time that there is for strangers."""
@@ -269,7 +222,7 @@ class Switch(_Peer):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it; no protocol ever knew of this connection."""
         self.factory.undecided_peers.discard(self)
-        self.factory.strangers.leave(self.transport)
+        self.factory.strangers.leave(self)
         self.factory.turnstile.lost(self)
 
     def expire(self) -> None:
@@ -307,7 +260,7 @@ class Switch(_Peer):
 
     def _replace(self, protocol: IProtocol, data: bytes) -> None:
         self.factory.undecided_peers.discard(self)
-        self.factory.strangers.leave(self.transport)  # what comes now counts itself
+        self.factory.strangers.leave(self)  # what comes now counts itself
         self.factory.turnstile.left(self)
         self._head, self._replaced = b"", True
         hand_over(self.transport, self, protocol, data)
@@ -345,6 +298,10 @@ class SwitchFactory(ServerFactory):
         self._clock = clock
         self._told_full: float | None = None
 
+    def accepted(self, port: Any) -> None:
+        """Have a port wait while strangers owe."""
+        self.turnstile.pace(port)
+
     def tell_full(self) -> None:
         """Log that a connection is refused for want of room, if that was not said a moment ago."""
         now = self._clock.seconds()
@@ -364,8 +321,12 @@ class SwitchFactory(ServerFactory):
         """How many connections have not sent a whole request head yet."""
         return len(self.undecided_peers)
 
-    def buildProtocol(self, addr: IAddress | None) -> Switch:  # type: ignore[override]
-        """Return the switch of a new connection."""
+    def buildProtocol(self, addr: IAddress | None) -> Switch | Refused:  # type: ignore[override]
+        """Return the switch of a new connection, or where there is no room what says so."""
+        if not self.strangers.has_room(host_of(addr)):
+            self.tell_full()
+            self.turnstile.refused()
+            return Refused(self.lingering, _FULL, self.turnstile)
         switch = Switch(addr)
         switch.factory = self
         return switch

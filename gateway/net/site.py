@@ -22,12 +22,12 @@ from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import IResource, getChildForRequest
 
 from gateway.core.frames import encode
+from gateway.net.deadlines import Deadlines
 from gateway.net.port import (
     LINGER_S,
     MAX_HEADERS,
     SECURITY_HEADERS,
     TOO_MANY,
-    Deadlines,
     Refused,
     hand_over,
     host_of,
@@ -150,6 +150,13 @@ class Channel(http.HTTPChannel):
         super().connectionMade()
         if not self.site.strangers.enter(self, host_of(self.getPeer())):
             self.refuse(503, TOO_MANY)
+
+    def give_way(self) -> bool:
+        """Make room for somebody else, unless a request is being answered."""
+        if self._handlingRequest:
+            return False
+        self.refuse(503, TOO_MANY)
+        return True
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes, in the time that there is for strangers: a request lets nobody in."""

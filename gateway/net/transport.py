@@ -5,21 +5,28 @@ Private attributes of Twisted's transports are touched here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from socket import MSG_DONTWAIT, SHUT_WR
 from typing import Any, Final
 
 from twisted.internet import tcp
+from twisted.internet.error import ConnectionAborted
+from twisted.python.failure import Failure
 
 PAUSE_ABOVE: Final = 16_384
 """A transport with more pending bytes than this pauses its producer."""
 SLICE: Final = 49_152
 """Largest frame that one write may carry. A transport that is not paused has at most PAUSE_ABOVE bytes
 pending, so that one more write leaves at most 64 KiB in it, and then it is paused."""
-ACCEPTS: Final = 2
+ACCEPTS: Final = 1
 """Most connections that are accepted in one turn of the loop; Twisted takes more and more of a flood."""
 
 STRANGER_READ: Final = 4096
 """Most bytes that are read at once from who is not known yet."""
+
+
+_ABORTED: Final = Failure(ConnectionAborted())
 
 
 class FastServer(tcp.Server):
@@ -72,15 +79,60 @@ class FastServer(tcp.Server):
         return self.pending_bytes > PAUSE_ABOVE
 
 
-class FastPort(tcp.Port):
-    """A listening port whose connections are :class:`FastServer`, and which takes a few of them at a time."""
+class Dismissal:
+    """The transport of a peer that is told one thing and not listened to.
 
-    transport = FastServer
+    The reactor does not know of it, so that a flood of those who are refused costs little: a third of a
+    FastServer. What the kernel does not take at once is lost.
+    """
+
+    disconnecting = False
+
+    def __init__(self, socket: Any, protocol: Any) -> None:
+        self._socket = socket
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        """Send it."""
+        with suppress(OSError):
+            self._socket.send(data, MSG_DONTWAIT)
+
+    def loseWriteConnection(self) -> None:  # noqa: N802 - ITCPTransport
+        """Say that nothing follows."""
+        with suppress(OSError):
+            self._socket.shutdown(SHUT_WR)
+
+    def abortConnection(self) -> None:
+        """Close the socket."""
+        if not self.disconnecting:
+            self.disconnecting = True
+            self._socket.close()
+            self._protocol.connectionLost(_ABORTED)
+
+
+class FastPort(tcp.Port):
+    """A listening port whose connections are :class:`FastServer`, and which takes a few of them at a time.
+
+    A protocol with a true ``unheard`` has a :class:`Dismissal` for its transport.
+    """
+
+    accepted: Callable[[FastPort], object] | None = None
+    """Called after each turn in which connections were accepted."""
+
+    def transport(  # type: ignore[override]
+        self, skt: Any, protocol: Any, addr: Any, *rest: Any
+    ) -> FastServer | Dismissal:
+        """Return the transport of a connection that was accepted (Twisted's hook)."""
+        if getattr(protocol, "unheard", False):
+            return Dismissal(skt, protocol)
+        return FastServer(skt, protocol, addr, *rest)
 
     def doRead(self) -> None:  # noqa: N802 - Twisted's name
         """Accept what waits, but not so much that those who are in wait for it."""
         self.numberAccepts = min(self.numberAccepts, ACCEPTS)
         super().doRead()  # type: ignore[no-untyped-call]
+        if self.accepted is not None:
+            self.accepted(self)
 
 
 def pending_bytes(transport: Any) -> int:

@@ -12,7 +12,8 @@ just accepted or served is not read from any more, and stands in line; one timer
 for. There is a line for each address, and they have turns, so that a thousand sockets of one host do not
 delay the one of another. Within a line those that were never served go before the others three times in four.
 Who is silent costs nothing and does not stand in line. A socket that is not read fills the kernel's buffer,
-and then its sender waits too: that is all that a flood can do. A stranger is who has not had its hello yet,
+and then its sender waits too: that is all that a flood can do. Ports accept nobody either while the purse is
+empty: who knocks then waits in the kernel's queue. A stranger is who has not had its hello yet,
 and every HTTP request.
 
 Rejected: a limit of connections a second (a thousand clients come back at once after a restart, and that is
@@ -34,15 +35,22 @@ QUIET_SHARE: Final = 0.9
 """The same while nobody who is in has asked for anything."""
 QUIET_S: Final = 1.0
 """For how long nobody may have asked, in seconds."""
-PURSE_S: Final = 0.002
-"""Most time that is saved for strangers, in seconds: it is how long who is in may wait for them. Also most
-that they may owe: who opens sockets without end does not keep the others from being read."""
-READ_S: Final = 0.0001
+PURSE_S: Final = 0.001
+"""Most time that is saved for strangers, in seconds: it is how long who is in may wait for them."""
+DEBT_S: Final = 0.002
+"""Most that they may owe: who opens sockets without end does not keep the others from being read."""
+READ_S: Final = 0.0002
 """What one read of a stranger costs beside what is measured: the loop's work, to wait and be let in."""
-ACCEPT_S: Final = 0.0003
+ACCEPT_S: Final = 0.0005
 """What it costs to accept a connection and to close it, which is not measured."""
+TLS_S: Final = 0.0015
+"""What a TLS handshake costs, which is done below what is measured."""
+REFUSE_S: Final = 0.0002
+"""What it costs to accept a connection and to refuse it there and then."""
 PACE_S: Final = 0.001
 """Least time between two turns, in seconds."""
+AT_ONCE: Final = 2
+"""Most that are let in in one turn while those who are in work."""
 NEW_OF_FOUR: Final = 3
 
 
@@ -67,6 +75,11 @@ class _Line:
         return member
 
 
+def _entry(member: Any) -> float:
+    """Return what it cost to accept a member."""
+    return ACCEPT_S + TLS_S if hasattr(member.transport, "wrappedProtocol") else ACCEPT_S
+
+
 class Turnstile:
     """The purse, and the lines before it. A member has a ``transport`` and an ``address`` (text)."""
 
@@ -84,6 +97,8 @@ class Turnstile:
         """Everybody who waits, with the line of the address."""
         self._lines: dict[str, _Line] = {}
         """The lines that have somebody in them; the first has the next turn."""
+        self._doors: dict[Any, None] = {}
+        """The ports that accept nobody now."""
         self._next: IDelayedCall | None = None
         self._serving = False
         self._open = False
@@ -96,8 +111,19 @@ class Turnstile:
 
     def came(self, member: Any) -> None:
         """A connection was accepted."""
-        self._pay(ACCEPT_S)
+        self._pay(_entry(member))
         self._line_up(member, new=True)
+
+    def refused(self) -> None:
+        """A connection was accepted for which there is no room."""
+        self._pay(REFUSE_S)
+
+    def pace(self, port: Any) -> None:
+        """Have a port that just accepted somebody accept no more as long as strangers owe."""
+        if self._purse < 0 and not self._open and port not in self._doors:
+            self._doors[port] = None
+            port.pauseProducing()
+            self._arm()
 
     def serve(
         self, member: Any, work: Callable[[bytes], object], data: bytes, strange: Callable[[], bool]
@@ -128,7 +154,7 @@ class Turnstile:
         So a thousand clients that come back at once do not wait as strangers would.
         """
         self._fill()
-        self._purse = min(PURSE_S, self._purse + spent + ACCEPT_S + self._cost)
+        self._purse = min(PURSE_S, self._purse + spent + _entry(member) + self._cost)
         if self._next is not None and self._purse >= 0:
             self._next.reset(PACE_S)
         self.left(member)
@@ -160,13 +186,14 @@ class Turnstile:
         self._lines.clear()
         for member in waiting:
             member.transport.resumeProducing()
+        self._open_doors()
         if self._next is not None:
             self._next.cancel()
             self._next = None
 
     def _pay(self, seconds: float) -> None:
         self._fill()
-        self._purse = max(-PURSE_S, self._purse - seconds)
+        self._purse = max(-DEBT_S, self._purse - seconds)
 
     def _fill(self) -> None:
         now, asked = self._clock.seconds(), self._asked()
@@ -195,11 +222,21 @@ class Turnstile:
             wait = max(PACE_S, -self._purse / self._share(self._clock.seconds()))
             self._next = self._clock.callLater(wait, self._turn)
 
+    def _open_doors(self) -> None:
+        doors = list(self._doors)
+        self._doors.clear()
+        for port in doors:
+            port.resumeProducing()
+
     def _turn(self) -> None:
         """Let in as many as there is something for, of one address after the other."""
         self._next = None
         self._fill()
-        for _ in range(min(len(self), max(1, int(self._purse / self._cost)))):
+        if self._purse >= 0:
+            self._open_doors()
+        busy = self._share(self._filled_at) == SHARE
+        paid = max(1, int(self._purse / self._cost))
+        for _ in range(min(len(self), AT_ONCE if busy else paid, paid)):
             address = next(iter(self._lines))
             line = self._lines.pop(address)
             member = line.next()
@@ -207,5 +244,5 @@ class Turnstile:
             if line.new or line.again:
                 self._lines[address] = line
             member.transport.resumeProducing()
-        if len(self):
+        if len(self) or self._doors:
             self._arm()

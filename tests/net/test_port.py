@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogEvent
 
 from gateway.net.port import (
     LINGER_S,
     MAX_HEAD,
     MAX_HEADERS,
     MAX_REQUEST_LINE,
-    Deadlines,
     SwitchFactory,
     hand_over,
     refusal,
@@ -357,30 +355,6 @@ def test_refusal_is_a_whole_response() -> None:
     assert b"Content-Length: %d" % len(body) in top
     assert body == b"bad ???Injected: ?\n"
     assert refusal(499).startswith(b"HTTP/1.1 499 Refused\r\n")
-
-
-def test_deadlines_are_isolated(
-    logged_failures: list[LogEvent], expected_failures: list[type[BaseException]]
-) -> None:
-    """A member whose expiry raises is logged, and the others expire."""
-    expected_failures.append(LookupError)
-    clock = FakeClock()
-    expired = []
-
-    def expire(member: str) -> None:
-        expired.append(member)
-        if member == "a":
-            raise LookupError(member)
-
-    deadlines = Deadlines(clock, 1, expire)
-    for member in "abc":
-        deadlines.add(member)
-    deadlines.discard("c")
-    assert "b" in deadlines
-    clock.advance(1)
-    assert expired == ["a", "b"]
-    assert len(deadlines) == 0
-    assert len(logged_failures) == 1
 
 
 def test_a_long_request_line_is_refused() -> None:

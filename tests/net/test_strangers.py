@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gateway.config import Config, ServerConfig
+from gateway.core.attempts import canonical_address
 from gateway.limits import LimitsConfig
 from gateway.net.http import NotFound
 from gateway.net.port import FULL_LOG_S, SwitchFactory
@@ -57,6 +61,165 @@ def test_all_together_have_a_cap() -> None:
     assert not strangers.enter(members[2], "192.0.2.3")
     strangers.leave(members[0])
     assert strangers.enter(members[2], "192.0.2.3")
+
+
+class Guest:
+    """Holds a place, and gives it away when it is asked unless it is busy."""
+
+    def __init__(self, address: str, *, busy: bool = False) -> None:
+        self.address = address
+        self.busy = busy
+        self.asked = 0
+
+    def give_way(self) -> bool:
+        self.asked += 1
+        return not self.busy
+
+
+def enter(strangers: Strangers, *guests: Guest) -> list[bool]:
+    return [strangers.enter(guest, guest.address) for guest in guests]
+
+
+def test_the_heaviest_address_gives_way() -> None:
+    """When all places are taken, a newcomer has that of the oldest of the address with the most."""
+    strangers = Strangers(per_address=5, loopback=5, maximum=5)
+    crowd = [Guest("192.0.2.1") for _ in range(3)]
+    pair = [Guest("192.0.2.2") for _ in range(2)]
+    assert all(enter(strangers, *crowd, *pair))
+
+    assert enter(strangers, Guest("192.0.2.3")) == [True]
+    assert [guest.asked for guest in (*crowd, *pair)] == [1, 0, 0, 0, 0]
+    assert len(strangers) == 5
+    assert enter(strangers, Guest("192.0.2.1")) == [False], "it would have the most itself"
+    assert enter(strangers, Guest("192.0.2.4")) == [True]
+    assert sum(guest.asked for guest in (*crowd[1:], *pair)) == 1
+    crowded = [Guest(f"192.0.2.{number}") for number in range(5, 9)]
+    assert enter(strangers, *crowded) == [True, False, False, False], "all have one now"
+
+
+def test_who_is_being_served_keeps_its_place() -> None:
+    """The next oldest is asked; where nobody can give way the newcomer is refused."""
+    strangers = Strangers(per_address=9, loopback=9, maximum=3)
+    busy, idle, last = (
+        Guest("192.0.2.1", busy=True),
+        Guest("192.0.2.1"),
+        Guest("192.0.2.1", busy=True),
+    )
+    assert all(enter(strangers, busy, idle, last))
+    assert enter(strangers, Guest("192.0.2.2")) == [True]
+    assert (busy.asked, idle.asked, last.asked) == (1, 1, 0)
+    assert enter(strangers, Guest("192.0.2.3")) == [False]
+    assert len(strangers) == 3
+
+
+def test_an_address_that_many_share_weighs_less() -> None:
+    """Loopback and proxies have more places: what they weigh is the part of these that they take."""
+    strangers = Strangers(per_address=4, loopback=40, maximum=12)
+    proxied = [Guest("127.0.0.1") for _ in range(10)]
+    crowd = [Guest("192.0.2.1") for _ in range(2)]
+    assert all(enter(strangers, *proxied, *crowd))
+    assert enter(strangers, Guest("192.0.2.2")) == [True]
+    assert (sum(guest.asked for guest in proxied), crowd[0].asked) == (0, 1)
+
+
+MOVES = st.tuples(
+    st.sampled_from(["127.0.0.1", "::1", "192.0.2.1", "2001:db8::1", "2001:db8::2", "192.0.2.9"]),
+    st.integers(0, 30),
+    st.booleans(),
+)
+
+
+@given(st.lists(MOVES, max_size=80), st.integers(1, 4), st.integers(1, 9), st.integers(1, 12))
+def test_places_are_given_fairly(
+    moves: list[tuple[str, int, bool]], per_address: int, loopback: int, maximum: int
+) -> None:
+    """No bound is broken, what is said of room is true, and nobody gives way to who weighs as much."""
+    strangers = Strangers(per_address=per_address, loopback=loopback, maximum=maximum)
+    there: list[Guest] = []
+
+    def count(address: str) -> int:
+        return sum(canonical_address(g.address) == canonical_address(address) for g in there)
+
+    def weight(address: str, more: int = 0) -> int:
+        limit = loopback if address in ("127.0.0.1", "::1") else per_address
+        return -(-(count(address) + more) * per_address // limit)
+
+    for address, number, leave in moves:
+        if leave and there:
+            strangers.leave(there.pop(number % len(there)))
+            continue
+        guest = Guest(address)
+        heaviest = max((weight(g.address) for g in there), default=0)
+        full, own = len(there) == maximum, weight(address, 1)
+        room = count(address) < (loopback if address == "::1" or "127" in address else per_address)
+        room = room and (not full or heaviest > own)
+
+        assert strangers.has_room(address) is room
+        assert strangers.enter(guest, address) is room
+
+        gone = [g for g in there if g.asked]
+        assert len(gone) == (full and room)
+        for loser in gone:
+            assert weight(loser.address) == heaviest
+            there.remove(loser)
+        there += [guest] * room
+        assert len(strangers) == len(there) <= maximum
+    for guest in there:
+        strangers.leave(guest)
+    assert (len(strangers), strangers._lines, strangers._levels, strangers._heaviest) == (
+        0,
+        {},
+        {},
+        0,
+    )
+
+
+def silent_and_slow(port: Port) -> tuple[Wire, Wire, Wire]:
+    """Fill three places: one of the address with two has half a head, one waits for its connect."""
+    half, asked = port.open("192.0.2.1"), port.open("192.0.2.1")
+    half.receive(b"GET / HTT")
+    asked.receive(upgrade())
+    alone = port.open("192.0.2.2")
+    alone.receive(b"GET / HTT")
+    return half, asked, alone
+
+
+def test_a_flood_does_not_keep_others_out() -> None:
+    """Those of the address with the most are told why they have to go; who is alone stays: the twin."""
+    port = Port(limited(preauth_connections_max=3))
+    half, asked, alone = silent_and_slow(port)
+
+    newcomer = port.open("192.0.2.3")
+    assert refused(half)
+    newcomer.receive(upgrade())
+    assert b"101" in newcomer.sent
+    alone.receive(upgrade()[9:])
+    assert b"101" in alone.sent
+    assert not asked.disconnecting
+    assert refused(port.open("192.0.2.4")), "nobody has more than one"
+
+
+def test_who_owes_its_connect_gives_way_too() -> None:
+    """A WebSocket that was not let in is closed with 1013 and the reason."""
+    port = Port(limited(preauth_connections_max=2))
+    first, second = port.open("192.0.2.1"), port.open("192.0.2.1")
+    for wire in (first, second):
+        wire.receive(upgrade())
+    port.open("192.0.2.2").receive(upgrade())
+    assert b"\x03\xf5Too many unauthenticated sockets" in first.sent
+    assert b"Too many" not in second.sent
+
+
+def test_an_idle_page_gives_way_and_a_busy_one_does_not() -> None:
+    """An HTTP connection is ended between two requests only."""
+    port = Port(limited(preauth_connections_max=2))
+    first, second = port.open("192.0.2.1"), port.open("192.0.2.1")
+    first.receive(head("/nothing"))
+    second.receive(head("/nothing"))
+    assert not refused(port.open("192.0.2.2"))
+    assert b"404" in first.sent
+    assert b"503" in first.sent
+    assert b"503" not in second.sent
 
 
 def test_who_sends_nothing_counts() -> None:

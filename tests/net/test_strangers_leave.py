@@ -45,7 +45,7 @@ SENT: dict[str, bytes] = {
     "unmasked": b"\x81\x01x",
     "goodbye": close_frame(),
 }
-DO = ("lose", "wait", "wait long", "spend")
+DO = ("lose", "wait", "wait long", "spend", "give way")
 
 
 class Door:
@@ -77,6 +77,8 @@ class Door:
             self.gate.clock.advance(0.3)
         elif what == "wait long":
             self.gate.clock.advance(16)
+        elif what == "give way" and len(self.edge.strangers):
+            self.edge.strangers._make_room()
         elif what == "spend":
             self.edge.turnstile._pay(1.0)
         elif wire.producerState == "producing" and wire in self.wires:
@@ -93,8 +95,9 @@ class Door:
         """Return what is left of anybody."""
         edge = self.edge
         counted = {
-            "strangers": len(edge.strangers) + len(edge.strangers._counts),
-            "line": len(edge.turnstile) + len(edge.turnstile._lines),
+            "strangers": len(edge.strangers) + len(edge.strangers._lines),
+            "weights": len(edge.strangers._levels) + edge.strangers._heaviest,
+            "line": len(edge.turnstile) + len(edge.turnstile._lines) + len(edge.turnstile._doors),
             "deadlines": len(edge.deadlines) + len(edge.farewells) + len(edge.halfway),
             "delays": len(edge.delays),
             "heads": self.port.undecided,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet import tcp
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -19,6 +20,7 @@ from zope.interface import implementer
 from gateway.net.transport import (
     PAUSE_ABOVE,
     SLICE,
+    Dismissal,
     FastPort,
     FastServer,
     pending_bytes,
@@ -36,7 +38,7 @@ class Kernel:
         self.calls = 0
         self.shut: list[int] = []
 
-    def send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         self.calls += 1
         if self.error is not None:
             raise OSError(self.error, "failed")
@@ -324,7 +326,65 @@ def test_same_end_as_base(steps: list[tuple[str, int]]) -> None:
 
 def test_port_makes_fast_servers() -> None:
     """Connections of a FastPort are FastServers."""
-    assert FastPort.transport is FastServer
+    port, reactor = FastPort(0, ServerFactory(), reactor=MemoryReactorClock()), MemoryReactorClock()
+    made = port.transport(Kernel(), Protocol(), ("192.0.2.7", 1), port, 1, reactor)
+    assert type(made) is FastServer
+
+
+class Unheard(Ends):
+    """Says one thing."""
+
+    unheard = True
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(b"no")
+        transport.loseWriteConnection()
+
+
+def test_who_is_not_heard_costs_the_reactor_nothing() -> None:
+    """The one answer is sent at once, the reactor never knows the socket, and it is closed once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = socket.create_connection(listener.getsockname())
+        accepted, address = listener.accept()
+    reactor = MemoryReactorClock()
+    port = FastPort(0, ServerFactory(), reactor=reactor)
+    protocol = Unheard()
+    transport = port.transport(accepted, protocol, address, port, 1, reactor)
+    protocol.makeConnection(transport)
+    with peer:
+        assert (peer.recv(10), peer.recv(10)) == (b"no", b"")
+    assert not reactor.readers
+    assert protocol.lost is None
+
+    transport.abortConnection()
+    transport.abortConnection()
+
+    assert accepted.fileno() == -1
+    assert protocol.lost is ConnectionAborted
+
+
+def test_who_is_not_heard_may_be_gone() -> None:
+    """A socket that fails fails nobody else."""
+    kernel = Kernel()
+    kernel.error = errno.EPIPE
+    protocol = Unheard()
+    protocol.makeConnection(Dismissal(kernel, protocol))
+    assert kernel.taken == b""
+
+
+def test_a_port_tells_that_it_accepted() -> None:
+    """After each turn the hook is called with the port."""
+    told: list[FastPort] = []
+    port = FastPort(0, ServerFactory(), interface="127.0.0.1", reactor=MemoryReactorClock())
+    port.startListening()
+    try:
+        port.doRead()
+        port.accepted = told.append
+        port.doRead()
+    finally:
+        port.connectionLost(Failure(ConnectionAborted()))
+    assert told == [port]
 
 
 def test_pending_bytes_of_layers() -> None:
