@@ -17,6 +17,7 @@ from gateway.core.handshake import Handshake
 from gateway.core.refusals import Refusal
 from gateway.errors import CloseCause, CloseCode
 from gateway.net.facts import log_closed, printable
+from gateway.net.port import TOO_MANY
 from gateway.net.sending import Sending
 from gateway.net.wsframes import keep
 
@@ -154,6 +155,11 @@ class Ending(Sending):
             if self._reading_paused:  # its answer to the close lies behind what was not read
                 self._attempt(self.resume_reading)
         self._tear_down()
+
+    def give_way(self) -> bool:
+        """Make room for another stranger, as one of the address that has most of them."""
+        self.close(CloseCause.CAPACITY, CloseCode.TRY_LATER, TOO_MANY)
+        return True
 
     def _attempt(self, step: Callable[..., object], *args: Any) -> None:
         """Do a step of the end; what it raises is logged, and the next step follows."""

@@ -105,11 +105,6 @@ class GatewayProtocol(Ending):
         if not room:
             raise ConnectionDeny(503, TOO_MANY)
 
-    def give_way(self) -> bool:
-        """Make room for somebody else, as one who has not been let in for longer than others."""
-        self.close(CloseCause.CAPACITY, CloseCode.TRY_LATER, TOO_MANY)
-        return True
-
     def onOpen(self) -> None:
         """Speak first."""
         try:

@@ -145,7 +145,7 @@ def test_a_node_that_answers_something_else(gate: Gate, payload: Any) -> None:
 @pytest.mark.parametrize("value", ["1e400", "1" * 5000])
 def test_a_node_that_answers_what_can_not_be_read(gate: Gate, value: str) -> None:
     """A number that is too large to take a token out of it is refused, not stumbled over."""
-    node, client = live_node(gate), gate.client(client="cli")
+    node, client = live_node(gate, commands=RUNS), gate.client(client="cli")
     text = f'{{"file":{value}}}'
     calls = [client.call("exec.approvals.node.get", {"nodeId": "n1"}) for _ in range(2)]
     answer(node, 0, payload=msgspec.Raw(text.encode()))
@@ -156,7 +156,7 @@ def test_a_node_that_answers_what_can_not_be_read(gate: Gate, value: str) -> Non
 
 def test_a_node_that_answers_what_is_nested_too_deeply(gate: Gate) -> None:
     """It is handed on, or refused for what it is, however little too deep it is."""
-    node, client = live_node(gate), gate.client(client="cli")
+    node, client = live_node(gate, commands=RUNS), gate.client(client="cli")
     told = set()
     for depth in range(850, 1010):
         call = client.call("exec.approvals.node.get", {"nodeId": "n1"})
@@ -168,7 +168,7 @@ def test_a_node_that_answers_what_is_nested_too_deeply(gate: Gate) -> None:
 
 def test_a_node_that_answers_no_json(gate: Gate) -> None:
     """A text that is no JSON is not handed on: a token may stand in it."""
-    node, client = live_node(gate), gate.client(client="cli")
+    node, client = live_node(gate, commands=RUNS), gate.client(client="cli")
     call = client.call("exec.approvals.node.get", {"nodeId": "n1"})
     answer(node, payloadJSON='{"file":{"socket":{"token":"secret"}},}')
 
