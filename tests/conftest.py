@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -26,7 +27,12 @@ settings.load_profile("repeatable")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes of tests: a job in the background ignores it, and so would they."""
+    """Have the processes of tests hear Ctrl-C and keep their bytecode, whatever started this one.
+
+    A job in the background ignores SIGINT, and so would they; without bytecode each ``gatewayctl`` compiles
+    a hundred modules before its first word.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
