@@ -126,6 +126,27 @@ class Request(http.Request):
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+class _Reading:
+    """What a channel pauses and resumes in the place of its transport: who stands in line is not read."""
+
+    def __init__(self, channel: Channel, network: Any) -> None:
+        self._channel = channel
+        self.network = network
+        self.registerProducer = network.registerProducer
+        self.unregisterProducer = network.unregisterProducer
+
+    def pauseProducing(self) -> None:
+        """Read no more."""
+        self._channel.held = True
+        self.network.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read on, or when it is its turn."""
+        self._channel.held = False
+        if self._channel not in self._channel.site.turnstile:
+            self.network.resumeProducing()
+
+
 class Channel(http.HTTPChannel):
     """An HTTP connection. A later request on it may still become a WebSocket, or be refused."""
 
@@ -136,7 +157,9 @@ class Channel(http.HTTPChannel):
     """The protocol that this connection was given to."""
     unread = False
     """Whether answers wait that the peer does not read. Twisted stops reading then, but not from who was
-    answered within a read, and the turnstile lets everybody be read in turn."""
+    answered within a read."""
+    held = False
+    """Whether Twisted does not want it to be read: its request is not answered, or its answers not read."""
     _gone = False
     _at_once = 0
 
@@ -148,6 +171,7 @@ class Channel(http.HTTPChannel):
     def connectionMade(self) -> None:
         """Count the connection for as long as it lasts: no request of it authenticates it for good."""
         super().connectionMade()
+        self._networkProducer: Any = _Reading(self, self._networkProducer)
         if not self.site.strangers.enter(self, host_of(self.getPeer())):
             self.refuse(503, TOO_MANY)
 
@@ -182,6 +206,7 @@ class Channel(http.HTTPChannel):
         self.site.strangers.leave(self)
         self.site.turnstile.lost(self)
         super().connectionLost(reason)
+        self._networkProducer = self._networkProducer.network  # else each holds the other
 
     def upgrade(self, head: bytes) -> None:
         """Go on as a WebSocket: proxies reuse an idle connection for an upgrade."""
@@ -228,9 +253,8 @@ class Channel(http.HTTPChannel):
         self.site.strangers.leave(self)
         self.site.turnstile.left(self)
         self.setTimeout(None)
-        network: Any = self._networkProducer
-        network.unregisterProducer()
-        network.resumeProducing()
+        self._networkProducer.unregisterProducer()
+        self._networkProducer.resumeProducing()
         hand_over(self.transport, self, protocol, data)
 
 

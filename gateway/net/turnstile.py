@@ -80,8 +80,17 @@ def _entry(member: Any) -> float:
     return ACCEPT_S + TLS_S if hasattr(member.transport, "wrappedProtocol") else ACCEPT_S
 
 
+def _read(member: Any) -> None:
+    """Have a member read, unless its own protocol waits for something."""
+    if not getattr(member, "held", False):
+        member.transport.resumeProducing()
+
+
 class Turnstile:
-    """The purse, and the lines before it. A member has a ``transport`` and an ``address`` (text)."""
+    """The purse, and the lines before it. A member has a ``transport`` and an ``address`` (text).
+
+    One whose protocol does not want to be read just now has a true ``held``: its turn does not have it read.
+    """
 
     def __init__(self, clock: IReactorTime, *, asked: Callable[[], int] = lambda: 0) -> None:
         """``asked`` returns how much those who are in have asked for so far."""
@@ -163,7 +172,7 @@ class Turnstile:
         """Forget a connection that is no stranger any more: it is read again."""
         if member in self:
             self.lost(member)
-            member.transport.resumeProducing()
+            _read(member)
 
     def lost(self, member: Any) -> None:
         """Forget a connection whose transport is gone."""
@@ -185,7 +194,7 @@ class Turnstile:
         self._waiting.clear()
         self._lines.clear()
         for member in waiting:
-            member.transport.resumeProducing()
+            _read(member)
         self._open_doors()
         if self._next is not None:
             self._next.cancel()
@@ -243,6 +252,6 @@ class Turnstile:
             del self._waiting[member]
             if line.new or line.again:
                 self._lines[address] = line
-            member.transport.resumeProducing()
+            _read(member)
         if len(self) or self._doors:
             self._arm()

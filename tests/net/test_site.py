@@ -13,7 +13,7 @@ from gateway.net.callers import TRUSTED, Verdict
 from gateway.net.http import Ready
 from gateway.net.site import MAX_BODY
 from tests.net.web import PATHS, Answer, Web
-from tests.net.wire import head, masked, upgrade
+from tests.net.wire import Wire, head, masked, upgrade
 
 
 @pytest.fixture
@@ -263,3 +263,58 @@ def test_requests_without_end_stand_in_line(web: Web) -> None:
     wire.lose()
     assert len(turnstile) == 0
     assert wire.sent.count(b" 200 OK\r\n") == 3
+
+
+@pytest.fixture
+def unanswered(web: Web) -> tuple[Wire, Deferred[Verdict]]:
+    """A connection that sent more behind a request than is read before its answer, and the verdict."""
+    verdict: Deferred[Verdict] = Deferred()
+
+    class Later(Ready):
+        def judge(self, request: Any) -> Deferred[Verdict]:
+            return verdict
+
+    web.root.putChild(b"later", Later(web.probes, lambda request: TRUSTED))
+    wire = web.connect()
+    wire.receive(head("/later"))
+    wire.receive(head("/healthz", "POST", Content_Length="20000") + b"x" * 20_000)
+    assert wire.producerState == "paused"
+    return wire, verdict
+
+
+def test_its_turn_does_not_have_a_held_connection_read(
+    web: Web, unanswered: tuple[Wire, Deferred[Verdict]]
+) -> None:
+    """Who waits for an answer is not read because of a turn in the line, but once it is answered."""
+    wire, verdict = unanswered
+    web.site.turnstile._pay(1.0)
+    wire.receive(b"\r\n")  # what TLS had decrypted already
+    assert len(web.site.turnstile) == 1
+    web.clock.advance(1)
+    assert len(web.site.turnstile) == 0
+    assert wire.producerState == "paused"
+    verdict.callback(TRUSTED)
+    assert wire.producerState == "producing"
+
+
+def test_an_answer_does_not_have_who_stands_in_line_read(web: Web) -> None:
+    """Who reads its answers while it stands in line is read in its turn, and not before."""
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    wire.protocol.pauseProducing()  # as a full transport does
+    web.site.turnstile._pay(1.0)
+    wire.receive(b"GET ")
+    assert len(web.site.turnstile) == 1
+    wire.protocol.resumeProducing()
+    assert wire.producerState == "paused"
+    web.clock.advance(1)
+    assert wire.producerState == "producing"
+
+
+def test_a_lost_channel_holds_nothing(web: Web) -> None:
+    """A channel that is over is no part of a cycle with what pauses its reading."""
+    wire = web.connect()
+    wire.receive(head("/healthz"))
+    channel = wire.protocol
+    wire.lose()
+    assert channel._networkProducer is wire

@@ -39,6 +39,8 @@ class Transport:
 class Stranger:
     """A connection that says something whenever it is read."""
 
+    held = False
+
     def __init__(self, gate: Gate, address: str) -> None:
         self.transport = Transport()
         self.address = address
@@ -233,6 +235,21 @@ def test_a_member_is_read_or_waits(steps: list[str]) -> None:
         assert waiting == [stranger for stranger in there if not stranger.transport.reading]
         assert len(gate.turnstile) == len(waiting)
         assert bool(gate.clock.getDelayedCalls()) or not waiting
+
+
+def test_whom_its_protocol_holds_is_not_read(gate: Gate) -> None:
+    """Neither its turn, nor a hello, nor the stop has somebody read whose own protocol paused reading."""
+    crowd = [stranger for stranger in gate.strangers(300) if stranger in gate.turnstile]
+    turn, hello, stop = crowd[0], crowd[100], crowd[-1]
+    for stranger in (turn, hello, stop):
+        stranger.held = True
+    gate.clock.advance(PACE_S * 10)
+    gate.turnstile.left(hello)
+    assert stop in gate.turnstile
+    gate.turnstile.stop()
+    assert turn not in gate.turnstile
+    read = [stranger for stranger in crowd if stranger.transport.reading]
+    assert read == [stranger for stranger in crowd if not stranger.held]
 
 
 def test_a_protocol_in_anothers_place_is_paid_once(gate: Gate) -> None:
