@@ -21,6 +21,7 @@ FORWARDED_HEADERS: Final = (
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-real-ip",
+    "via",
 )
 """What proxies put into a request; one of them says that the client is not the peer."""
 MAX_HOPS: Final = 32
