@@ -12,10 +12,11 @@ from gateway.app.context import Caller
 from gateway.app.hub import Hub
 from gateway.app.nodeevents import handled, ignored
 from gateway.app.nodes import node_id
+from gateway.app.pairednodes import PairedNodes
 from gateway.core.events import Event
 from gateway.core.registry import Registry
-from gateway.interfaces import IClock, IStore
-from gateway.model import NodeRecord, Pairing
+from gateway.interfaces import IClock
+from gateway.model import NodeRecord
 
 ALIVE_S = 60.0
 """A node is stored as seen at most once in this time."""
@@ -57,9 +58,9 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class NodePresence:
     """Keeps what nodes say of themselves, and tells those who read."""
 
-    def __init__(self, *, clock: IClock, store: IStore, hub: Hub, maximum: int) -> None:
+    def __init__(self, *, clock: IClock, paired: PairedNodes, hub: Hub, maximum: int) -> None:
         self._clock = clock
-        self._store = store
+        self._paired = paired
         self._hub = hub
         self.alive_at: Registry[bool] = Registry("node-alive", maximum=maximum, ttl_s=ALIVE_S)
         self.stats: Registry[dict[str, Any]] = Registry(
@@ -71,6 +72,11 @@ class NodePresence:
         """Return what the row of a node has of this: ``hostStats``, while they are fresh."""
         stats = self.stats.fresh(node, self._clock.seconds())
         return {} if stats is None else {"hostStats": stats}
+
+    def forget(self, node: str) -> None:
+        """Drop what a node said: it is none any more."""
+        for kept in (self.alive_at, self.stats, self.told_at):
+            kept.pop(node)
 
     async def alive(self, caller: Caller, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take ``node.presence.alive``: store when a paired node was last seen, and why.
@@ -95,9 +101,6 @@ class NodePresence:
 
     async def _seen(self, node: str, trigger: object) -> bool:
         """Store that a node was seen; return whether it is paired."""
-        pairing: Pairing = await self._store.get_pairing(node)
-        if pairing.device is None:
-            return False
         seen_ms = self._clock.now_ms()
         known = isinstance(trigger, str) and trigger in TRIGGERS
 
@@ -105,8 +108,7 @@ class NodePresence:
             reason = str(trigger) if known else "background"
             return msgspec.structs.replace(record, last_seen_at_ms=seen_ms, last_seen_reason=reason)
 
-        await self._store.update_node(node, seen)
-        return True
+        return await self._paired.update(node, seen)
 
     async def activity(self, caller: Caller, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take ``node.presence.activity``: tell since when nobody is at a node, or that it does not know."""

@@ -68,6 +68,10 @@ class NodeRecords(Periodic, NodeListener):
         """Note that a node has gone."""
         self._note(session.node_id, last_disconnected_at_ms=self.clock.now_ms())
 
+    def forget(self, node_id: str) -> None:
+        """Write nothing that waits of a node: it is none any more."""
+        self._notes.pop(node_id, None)
+
     def flush(self) -> Deferred[Any]:
         """Write what waits, and forget the nodes of which nothing was written for a while."""
         now = self.clock.seconds()

@@ -10,9 +10,11 @@ from gateway.app.nodeevents import NodeEvents
 from gateway.app.nodeexec import ExecEvents
 from gateway.app.nodepresence import NodePresence
 from gateway.app.nodeturns import NodeTurns
+from gateway.app.pairednodes import PairedNodes
 from gateway.app.periodic import Sized
 from gateway.app.push import EVENT as PUSH_EVENT
 from gateway.app.push import PushAddresses
+from gateway.app.revocation import Revocations
 from gateway.app.runs import Runs
 from gateway.app.sessions import Sessions
 from gateway.app.systemevents import SystemEvents
@@ -37,7 +39,9 @@ class NodeReports:
         sessions: Sessions,
         runs: Runs,
         limits: LimitsConfig,
+        revocations: Revocations,
     ) -> None:
+        paired = PairedNodes(store, revocations)
         turns = NodeTurns(clock=clock, entropy=entropy, runs=runs, agents=agents, limits=limits)
         self.new_sessions = turns.named
         self.voice = Voice(
@@ -62,11 +66,11 @@ class NodeReports:
             clock=clock, turns=turns, events=self.system_events, maximum=limits.exec_ends_max
         )
         self.presence = NodePresence(
-            clock=clock, store=store, hub=hub, maximum=limits.node_facts_max
+            clock=clock, paired=paired, hub=hub, maximum=limits.node_facts_max
         )
         self.requests = AgentRequests(entropy=entropy, runs=runs, turns=turns, limits=limits)
         self.copies = ChatCopies(hub, agents)
-        self.push = PushAddresses(store)
+        self.push = PushAddresses(paired)
         self.events = NodeEvents(clock, limits)
         self._add_handlers()
         runs.preface = self.system_events.take

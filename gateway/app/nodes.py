@@ -122,6 +122,12 @@ class Nodes:
         if gone:
             self._tell(session, lambda listener: listener.node_left(session))
 
+    def revoked(self, node_id: str) -> None:
+        """Forget all connections of a device that is no node any more, whether they are closed yet or not."""
+        for session in [each for each in self._sessions.values() if each.node_id == node_id]:
+            self.set_live(node_id, session.connection.conn_id, NodeSurface())
+            self.left(session.connection)
+
     def set_live(self, node_id: str, conn_id: str, surface: NodeSurface) -> None:
         """Say what a node may be asked from now on; nothing where another connection has its place.
 

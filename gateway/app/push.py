@@ -13,8 +13,7 @@ from msgspec.structs import replace
 
 from gateway.app.context import Caller
 from gateway.app.nodeevents import ignored
-from gateway.app.nodes import node_id
-from gateway.interfaces import IStore
+from gateway.app.pairednodes import PairedNodes
 from gateway.model import NodeRecord
 
 EVENT: Final = "push.apns.register"
@@ -26,8 +25,8 @@ _ENVIRONMENTS: Final = ("sandbox", "production")
 class PushAddresses:
     """The node event ``push.apns.register``: ``{token, topic, environment?}``."""
 
-    def __init__(self, store: IStore) -> None:
-        self._store = store
+    def __init__(self, paired: PairedNodes) -> None:
+        self._paired = paired
 
     async def register(
         self, caller: Caller, payload: Mapping[str, Any]
@@ -38,15 +37,15 @@ class PushAddresses:
         valid = 0 < len(token) <= MAX_TOKEN_CHARS and 0 < len(topic) <= MAX_TOPIC_CHARS
         if not valid or environment not in _ENVIRONMENTS:
             return ignored("invalid_payload")
-        if caller.principal.device_id is None:
+        node = caller.principal.device_id
+        if node is None:
             return ignored("not_paired")
         push = {"transport": "apns", "token": token, "topic": topic, "environment": environment}
 
         def change(record: NodeRecord) -> NodeRecord:
             return record if record.push == push else replace(record, push=push)
 
-        await self._store.update_node(node_id(caller), change)
-        return None
+        return None if await self._paired.update(node, change) else ignored("not_paired")
 
 
 def _text(value: object) -> str:

@@ -270,9 +270,6 @@ class Surfaces(NodeListener):
             await self._store.update_pairing(node_id, _without_role)
         finally:  # the store may have it all the same where it fails
             self._revocations.role(node_id, Role.NODE)
-        session = self._nodes.session(node_id)
-        if session is not None:
-            self._nodes.set_live(node_id, session.connection.conn_id, NOTHING)
         await self._store.update_node(node_id, surface.remove)
         if record.request is not None:
             self._resolved(record.request.request_id, node_id, "rejected")

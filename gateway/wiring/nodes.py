@@ -35,7 +35,10 @@ class NodeParts:
         directory = NodeDirectory(clock=clock, store=store, nodes=nodes)
         directory.add_facts(reports.presence.facts)
         pending = NodePending(clock=clock, entropy=entropy, maximum=limits.node_queues_max)
-        pairing.revocations.add_node_listener(pending.forget)
+        # First what ends for it, then what that left behind.
+        forget = (nodes.revoked, pending.forget, self.records.forget, reports.presence.forget)
+        for forgetting in forget:
+            pairing.revocations.add_node_listener(forgetting)
         surfaces = _surfaces(base, nodes, pairing)
         invocations = _invocations(base, nodes, directory, policies)
         invocations.node_failed = pending.put_off

@@ -160,10 +160,10 @@ class Wiring:
         follows = self._make_follows(hub, runs, sessions, model_health)
         health = Health(clock=clock, store=store, hub=hub, agents=agents)
         presence = self._make_presence(hub, health, runs)
-        reports = self._make_reports(hub, sessions, runs)
         base = Base(self.config, clock, entropy, store, hub, self.metrics)
         self.pairing = PairingParts(base, self.in_thread)
         self.pairing.revocations.add_listener(approvals.end_of)
+        reports = self._make_reports(hub, sessions, runs)
         self.nodes = NodeParts(base, self.pairing, policies, reports)
         return Services(
             clock=clock,
@@ -246,6 +246,7 @@ class Wiring:
             sessions=sessions,
             runs=runs,
             limits=self.config.limits,
+            revocations=self.pairing.revocations,
         )
 
     def _make_presence(self, hub: Hub, health: Health, runs: Runs) -> Presence:
