@@ -209,15 +209,17 @@ class Admission:
         secrets = {
             role: urlsafe_b64encode(make(TOKEN_BYTES)).rstrip(b"=").decode() for role in roles
         }
+        ask = ask_of(proven)
         knock = Knock(
             proven,
-            ask_of(proven),
+            ask,
             request_id=self._entropy.uuid4(),
             now_ms=self._clock.now_ms(),
             silent_local=self._silent_local,
             shown=shown,
             offer=offer,
             fresh={role: digest_of(secret) for role, secret in secrets.items()},
+            in_use=self._revocations.in_use(ask.device_id),
         )
         return knock, secrets
 

@@ -86,13 +86,30 @@ class Revocations:
             self._no_node(device_id)
 
     def tokens(self, device_id: str, digests: Iterable[str]) -> None:
-        """Single tokens of a device died: close the connections that came in by them."""
+        """Single tokens of a device died: close the connections that came in by them.
+
+        Who came in by the shared credential, and was given such a token for later, stays.
+        """
         for digest in digests:
             for watch in self._watches.get(device_id, ()):
                 watch.gone |= watch.digest == digest
             for connection in self._hub.of_token(digest):
-                if connection.caller.principal.device_id == device_id:
+                principal = connection.caller.principal
+                if principal.device_id == device_id and principal.by_token:
                     self._end(connection, CloseCause.CLIENT_INVALIDATED, "device removed")
+
+    def in_use(self, device_id: str) -> dict[str, int]:
+        """Return the digests of a device's tokens that open connections have.
+
+        Each with 2 where one would be closed with it, and 1 where it was only given to one.
+        """
+        found: dict[str, int] = {}
+        for connection in self._hub.of_device(device_id):
+            principal = connection.caller.principal
+            digest = principal.token_digest
+            if digest is not None:
+                found[digest] = max(found.get(digest, 0), 2 if principal.by_token else 1)
+        return found
 
     def shared(self, method: str) -> None:
         """The shared credential changed: close the connections that came in by it."""

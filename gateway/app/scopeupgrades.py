@@ -171,10 +171,11 @@ class ScopeUpgrades:
         secret = base64url(self._entropy.token_bytes(TOKEN_BYTES))
         now_ms = self._clock.now_ms()
         issued: list[devicetokens.Issued] = []
+        in_use = self._revocations.in_use(device_id)
 
         def change(current: Pairing) -> Pairing:
             made = devicetokens.issue(
-                current, Role.OPERATOR, scopes, digest_of(secret), now_ms=now_ms
+                current, Role.OPERATOR, scopes, digest_of(secret), now_ms=now_ms, in_use=in_use
             )
             issued[:] = [made]
             return made.pairing

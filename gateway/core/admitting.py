@@ -63,6 +63,8 @@ class Knock:
     """What its setup code grants, if it comes in by one."""
     fresh: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Digests of new tokens that it may be given, by role."""
+    in_use: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """Digests of its tokens that open connections have (:func:`gateway.core.devicetokens.issue`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,14 @@ def _let_in(
         for role in sorted(roles, key=lambda role: role != wanted.role):
             held = active_grant(paired(pairing), role)
             scopes = held.scopes if held else ()
-            issued = issue(pairing, role, scopes, knock.fresh[role], now_ms=knock.now_ms)
+            issued = issue(
+                pairing,
+                role,
+                scopes,
+                knock.fresh[role],
+                now_ms=knock.now_ms,
+                in_use=knock.in_use,
+            )
             pairing = issued.pairing
             tokens.append(issued.token)
             dropped.extend(issued.dropped)

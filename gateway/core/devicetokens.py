@@ -13,8 +13,9 @@ Design
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from msgspec.structs import replace
@@ -33,7 +34,13 @@ from gateway.core.pairing import (
 from gateway.model import DeviceToken, Pairing
 
 LIVE_TOKENS: Final = 4
-"""Tokens of one device and role that live at once; another takes the place of the one longest unused."""
+"""Tokens of one device and role that live at once; another takes the place of the one longest unused.
+
+One that an open connection has goes after all that none has: else a copy of the device that comes and goes
+without its token would throw out the one at work.
+"""
+
+_NO_USE: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,11 @@ def issue(
     *,
     now_ms: int,
     keep: int = LIVE_TOKENS,
+    in_use: Mapping[str, int] = _NO_USE,
 ) -> Issued:
     """Enter a new token of a role, and drop those of the role that are too many with it.
+
+    ``in_use`` are digests that open connections have: the higher the number, the later it is dropped.
 
     Raises PairingError unknown-device, unknown-role (also where it is revoked) or scope-not-approved.
     """
@@ -75,7 +85,8 @@ def issue(
     )
     others = [known for known in pairing.tokens if known.role == role]
     surplus = max(0, len(others) + 1 - keep)
-    dropped = {known.digest for known in sorted(others, key=_last_needed)[:surplus]}
+    others.sort(key=lambda known: (in_use.get(known.digest, 0), _last_needed(known)))
+    dropped = {known.digest for known in others[:surplus]}
     left = tuple(known for known in pairing.tokens if known.digest not in dropped)
     pairing = replace(pairing, tokens=(*left, token))
     return Issued(pairing, token, tuple(sorted(dropped)))

@@ -44,6 +44,19 @@ def connected(door: Door, conn_id: str, **who: Any) -> FakeConnection:
     return connection
 
 
+def test_a_token_that_was_only_given(door: Door) -> None:
+    """Who came in by the shared credential does not end with the token it was given beside."""
+    given = connected(door, "given", device_id="d", token_digest="t1")
+    stands = connected(door, "stands", device_id="d", auth_method="device-token", token_digest="t2")
+    again = connected(door, "again", device_id="d", token_digest="t2")
+    connected(door, "other", device_id="e", token_digest="t3")
+
+    assert door.revocations.in_use("d") == {"t1": 1, "t2": 2}
+    door.revocations.tokens("d", ("t1", "t2"))
+
+    assert [each.closed is None for each in (given, stands, again)] == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("taken", "closed"),
     [
@@ -281,3 +294,19 @@ def test_two_decisions_on_one_device(door: Door) -> None:
         revocations.device("d1")
         assert longer.gone
     assert not revocations._watches
+
+
+def test_a_copy_without_a_token_comes_and_goes(door: Door) -> None:
+    """However often it comes, the token of the connection at work stays, and that connection too."""
+    token = door.knock().device_token
+    assert token is not None
+    mine = digest_of(token)
+    who: dict[str, Any] = {"device_id": door.identity.device_id, "auth_method": "device-token"}
+    at_work = connected(door, "at-work", token_digest=mine, **who)
+
+    for _ in range(6):
+        door.clock.advance(1)
+        door.knock()
+
+    assert mine in {token.digest for token in door.pairing().tokens}
+    assert at_work.closed is None

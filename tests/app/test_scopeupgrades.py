@@ -140,17 +140,18 @@ def test_who_leaves_while_its_token_is_made(gate: Gate) -> None:
     """The token that gives way for another ends its connection, though nobody waits for the other."""
     pair(gate, "d1", tokens=("t1", "t2", "t3", "t4"))
     client = gate.client(device_id="d1", scopes=READ)
-    by_token = gate.client(device_id="d1", scopes=READ)
-    oldest = Principal(
-        role=Role.OPERATOR,
-        scopes=READ,
-        auth_method="device-token",
-        device_id="d1",
-        token_digest=digest_of("t1"),
-    )
-    gate.services.hub.remove(by_token.connection)
-    by_token.connection.caller.principal = oldest
-    gate.services.hub.add(by_token.connection)
+    by_token, *others = (gate.client(device_id="d1", scopes=READ) for _ in range(4))
+    for each, token in zip((by_token, *others), ("t1", "t2", "t3", "t4"), strict=True):
+        principal = Principal(
+            role=Role.OPERATOR,
+            scopes=READ,
+            auth_method="device-token",
+            device_id="d1",
+            token_digest=digest_of(token),
+        )
+        gate.services.hub.remove(each.connection)
+        each.connection.caller.principal = principal
+        gate.services.hub.add(each.connection)
     request_id = client.ok(REQUEST, {"scopes": list(RW)})["requestId"]
     decide(gate, request_id)
     update, held = gate.store.update_pairing, Deferred[None]()
@@ -164,6 +165,7 @@ def test_who_leaves_while_its_token_is_made(gate: Gate) -> None:
     held.callback(None)
     assert call.frames == []
     assert by_token.connection.closed is not None
+    assert [each.connection.closed for each in others] == [None] * 3
     assert client.connection.closed is None
 
 

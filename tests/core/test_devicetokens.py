@@ -29,6 +29,23 @@ def test_the_one_longest_unused_dies() -> None:
     assert {token.digest for token in issued.pairing.tokens} == {"t0", "t2", "t3", "new"}
 
 
+def test_what_a_connection_has_dies_last() -> None:
+    """A token at work outlives newer ones that nobody uses; of those at work the least needed goes."""
+    pairing = filled(LIVE_TOKENS)
+    idle = issue(pairing, "operator", (), "new", now_ms=NOW + 20_000, in_use={"t0": 2, "t1": 1})
+    full = issue(
+        pairing,
+        "operator",
+        (),
+        "new",
+        now_ms=NOW + 20_000,
+        in_use={"t0": 2, "t1": 2, "t2": 1, "t3": 2},
+    )
+
+    assert idle.dropped == ("t2",)
+    assert full.dropped == ("t2",)
+
+
 def test_a_new_token_lives_whatever_the_clock_says() -> None:
     """The token that is made is never the one that dies, also where the clock was set back."""
     issued = issue(filled(LIVE_TOKENS), "operator", (), "new", now_ms=0)
