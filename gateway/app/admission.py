@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -44,11 +45,21 @@ class SetupGrant(Protocol):
         """The operator scopes that it gives at most."""
 
 
+Holds = Callable[[], bool]
+
+
+def _always() -> bool:
+    return True
+
+
 class ISetupCodes(Protocol):
     """The setup codes that are good now."""
 
     def claim(self, secret: str, device_id: str, public_key: str) -> SetupGrant | None:
         """Bind a code to a device and hold it for one connect; None if it is no good for this device."""
+
+    def holds(self, grant: Any) -> bool:
+        """Whether the code has not ended since it was claimed, by the rights of its maker."""
 
     def release(self, grant: Any) -> None:
         """The connect failed: the same device may try again."""
@@ -190,7 +201,9 @@ class Admission:
             if proven.role.value not in offer.roles or not within:
                 raise unauthorized("bootstrap_token_invalid", proven.protocol)
             knock, secrets = self._knock(proven, offer.roles, offer=offer)
-            admitted = await self._paired(knock, secrets, "bootstrap-token")
+            admitted = await self._paired(
+                knock, secrets, "bootstrap-token", lambda: codes.holds(grant)
+            )
         finally:
             if admitted is None:
                 codes.release(grant)
@@ -223,10 +236,15 @@ class Admission:
         )
         return knock, secrets
 
-    async def _paired(self, knock: Knock, secrets: dict[str, str], method: str) -> Admitted:
-        """Carry out the decision on a device, and let it in. Raises Refusal."""
+    async def _paired(
+        self, knock: Knock, secrets: dict[str, str], method: str, holds: Holds = _always
+    ) -> Admitted:
+        """Carry out the decision on a device, and let it in. Raises Refusal.
+
+        ``holds`` says, when it is stored, whether what it comes in by is still good.
+        """
         # Who leaves meanwhile has still asked, and what died for its tokens is dead.
-        work = Deferred.fromCoroutine(self._settled(knock))
+        work = Deferred.fromCoroutine(self._settled(knock, holds))
         decision, before = await shielded(work)
         if decision.refused is not None:
             raise _token_refused(knock.proven, decision.refused)
@@ -240,24 +258,29 @@ class Admission:
             )
         return _let_in(knock, decision, secrets, method)
 
-    async def _settled(self, knock: Knock) -> tuple[Decision, Device | None]:
+    async def _settled(self, knock: Knock, holds: Holds) -> tuple[Decision, Device | None]:
         """Decide, store it, tell others; return the decision and what the device was before."""
-        decision, before = await self._stored(knock, frozenset())
+        decision, before = await self._stored(knock, frozenset(), holds)
         if decision.lacks is not None:
             async with self._caps.turn:
                 if decision.lacks is Room.DEVICE:
                     await self._caps.for_device()
                 else:
                     await self._caps.for_request(knock.ask.remote_ip)
-                decision, before = await self._stored(knock, frozenset(Room))
+                decision, before = await self._stored(knock, frozenset(Room), holds)
         self._tell(knock, decision)
         return decision, before
 
-    async def _stored(self, knock: Knock, room: frozenset[Room]) -> tuple[Decision, Device | None]:
+    async def _stored(
+        self, knock: Knock, room: frozenset[Room], holds: Holds
+    ) -> tuple[Decision, Device | None]:
         made: list[tuple[Decision, Device | None]] = []
 
         def change(current: Pairing) -> Pairing:
-            decision = decide(current, knock, room)
+            if holds():
+                decision = decide(current, knock, room)
+            else:
+                decision = Decision(current, refused="bootstrap_token_invalid")
             made.append((decision, current.device))
             return decision.pairing
 
@@ -310,6 +333,8 @@ def _token_refused(proven: Proven, reason: str) -> Refusal:
     """Return the refusal of a device token; version 3 does not tell one reason from the other."""
     explicit = given(proven.params.auth, AuthParams()).device_token is not UNSET
     shared_reason = proven.shared.reason or "token_missing"
+    if reason == "bootstrap_token_invalid":
+        return unauthorized(reason, proven.protocol)
     if reason == "scope_mismatch":
         version_3 = proven.protocol < 4
         return unauthorized("device_token_mismatch" if version_3 else reason, proven.protocol)

@@ -101,6 +101,8 @@ class SetupCodes:
             "setup-codes-used", maximum=maximum, ttl_s=SETUP_TTL_S
         )
         """What became of those that were used, by their id."""
+        self._claimed: set[str] = set()
+        """Ids of the codes that are under way; the store's thread asks for them."""
         revocations.add_listener(self.end_of)
 
     def __len__(self) -> int:
@@ -170,6 +172,7 @@ class SetupCodes:
         if code.busy or code.holder not in (None, holder):
             return None
         code.holder, code.busy = holder, True
+        self._claimed.add(code.setup_id)
         profile = code.profile
         return SetupGrant(code.setup_id, profile.roles, profile.scopes, profile.access)
 
@@ -178,16 +181,23 @@ class SetupCodes:
         for code in list(self._open):
             if code.maker is not None and meant(code.maker):
                 self._open.pop(code.digest)
+                self._claimed.discard(code.setup_id)
                 self._log.info("setup code ended with its maker setup={setup}", setup=code.setup_id)
+
+    def holds(self, grant: SetupGrant) -> bool:
+        """Whether a code that was claimed has not ended with the rights of its maker."""
+        return grant.setup_id in self._claimed
 
     def release(self, grant: SetupGrant) -> None:
         """Take in that the connect failed: the same device may try again."""
+        self._claimed.discard(grant.setup_id)
         code = self._of(grant)
         if code is not None:
             code.busy = False
 
     def consume(self, grant: SetupGrant, device_id: str, device_name: str | None) -> None:
         """Take in that a device came in by a code: nobody can use it again, and operators are told."""
+        self._claimed.discard(grant.setup_id)
         code = self._of(grant)
         if code is None:
             return

@@ -30,6 +30,7 @@ class Codes:
 
     code: Code = field(default_factory=Code)
     log: list[str] = field(default_factory=list)
+    good: bool = True
 
     def claim(self, secret: str, device_id: str, public_key: str) -> Code | None:
         """Hold the code, if it is the one."""
@@ -37,6 +38,10 @@ class Codes:
             return None
         self.log.append("claim")
         return self.code
+
+    def holds(self, grant: Any) -> bool:
+        """Say whether the maker still has its rights."""
+        return self.good
 
     def release(self, grant: Any) -> None:
         """Let the code go."""
@@ -188,3 +193,14 @@ def test_a_revocation_meanwhile_frees_the_code(door: Door, codes: Codes) -> None
     door.store.update_pairing = write
     assert door.knock(auth=CODE).device_token
     assert codes.log == ["claim", "release", "claim"]
+
+
+def test_a_maker_that_loses_its_rights_meanwhile(door: Door, codes: Codes) -> None:
+    """The code ends after it was shown and before the device is stored: nothing is stored."""
+    codes.good = False
+
+    error = door.refusal(auth=CODE, peer=REMOTE)
+
+    assert "bootstrap_token_invalid" in str(error)
+    assert door.device() is None
+    assert codes.log == ["claim", "release"]

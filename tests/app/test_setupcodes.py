@@ -139,3 +139,14 @@ def test_a_join_link_that_leads_nowhere(gate: Gate, codes: SetupCodes) -> None:
     made = codes.create(NODE, SCOPES, link_to="wss://gw.example")
     gate.clock.advance(SETUP_TTL_S)
     assert codes.follow(made.link_code or "") is None
+
+
+def test_a_code_ends_while_it_is_claimed(gate: Gate, codes: SetupCodes) -> None:
+    """The rights of its maker go while a device comes in by it: the code is good no more."""
+    maker = gate.client(device_id="d9").connection.caller.principal
+    made = codes.create(NODE, SCOPES, maker)
+    grant = codes.claim(made.secret, "d1", "k1")
+    assert grant is not None
+    assert codes.holds(grant)
+    gate.services.revocations.device("d9")
+    assert not codes.holds(grant)
