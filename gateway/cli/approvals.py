@@ -39,7 +39,7 @@ _ANSWERS: Final = {
 def approvals(flags: Flags, raw: bool) -> None:
     """List what agents and clients ask, or answer it: "approve ID", "deny ID", "watch".
 
-    "policy" says what need not be asked.
+    "show ID" shows one whole; "policy" says what need not be asked.
 
     The beginning of an ID is enough, where it fits one question.
     """
@@ -55,6 +55,28 @@ def approvals(flags: Flags, raw: bool) -> None:
 def list_(flags: Flags, raw: bool) -> None:
     """List the questions that wait for an answer, the oldest first."""
     _list(flags, raw)
+
+
+@approvals.command()
+@click.argument("approval_id", metavar="ID")
+@json_option
+@connecting
+def show(flags: Flags, raw: bool, approval_id: str) -> None:
+    """Show one question whole, also one that has ended, and what was answered."""
+    if not approval_id:
+        raise click.UsageError("ID must not be empty")
+    found = _call(flags, "approval.get", {"id": approval_id})["approval"]
+    request: Mapping[str, Any] = {}
+    if found["status"] == "pending":  # only the list tells in which directory it would be run
+        rows = _call(flags, "exec.approval.list", {})
+        request = next((row["request"] for row in rows if row["id"] == found["id"]), {})
+    if raw:
+        click.echo(as_json({"approval": found, "request": request}))
+        return
+    for name, value in _facts(found, request):
+        if value:
+            click.echo(f"{name:<10}{one_line(value)}")
+    click.echo(_indented(found["presentation"]["commandText"]))
 
 
 @approvals.command()
@@ -200,6 +222,25 @@ def _call(flags: Flags, method: str, params: dict[str, Any]) -> Any:
 
 def _refused(method: str, error: RequestError) -> Failure:
     return Failure(f"the gateway refused {method}: {error.message}")
+
+
+def _facts(found: Mapping[str, Any], request: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield what is known of a question, besides its command."""
+    shown, source = found["presentation"], found.get("source") or {}
+    yield "id", found["id"]
+    yield "agent", shown.get("agentId")
+    yield "session", found.get("sourceSessionKey") or source.get("sessionKey")
+    yield "run", request.get("runId")
+    yield "node", shown.get("nodeId")
+    yield "cwd", request.get("cwd")
+    yield "warning", shown.get("warningText")
+    yield "asked", f"{span(now_ms() - found['createdAtMs'])} ago"
+    if found["status"] == "pending":
+        yield "answer", f"none yet, {span(found['expiresAtMs'] - now_ms())} left"
+        return
+    by = (found.get("resolver") or {}).get("id")
+    answer = found.get("decision") or found["status"]
+    yield "answer", f"{answer} by {by}" if by else answer
 
 
 def _where(shown: Mapping[str, Any], request: Mapping[str, Any]) -> Iterator[str]:

@@ -256,3 +256,69 @@ def test_an_agent_that_asks_without_a_terminal(to_script, script, desk):
     assert result.exit_code == 0
     assert result.stdout.replace("\n", "") == "I will clean."
     assert result.stderr == "(approval 3f2a9b1c-0000: unknown or expired approval id)\n"
+
+
+def told(**facts: Any) -> dict[str, Any]:
+    """Return the answer to ``approval.get``."""
+    presentation = {
+        "commandText": "rm -rf\nbuild\x1b[2J",
+        "agentId": "ma\x1bin",
+        "nodeId": None,
+        "warningText": None,
+    }
+    times = {"createdAtMs": 1_000, "expiresAtMs": 2_000}
+    return {"approval": {"id": ROW["id"], "presentation": presentation, **times, **facts}}
+
+
+def test_one_that_waits_is_shown_whole(to_script, script, desk):
+    """Everything that is known is shown, and nothing of it steers the terminal."""
+    answer = told(status="pending", sourceSessionKey="agent:main:main")
+    script.handlers["approval.get"] = lambda c, frame: c.answer(frame, answer)
+    result = to_script("approvals", "show", "3f2a")
+
+    lines = result.stdout.splitlines()
+    assert lines[:4] == [
+        f"id        {ROW['id']}",
+        "agent     ma in",
+        "session   agent:main:main",
+        "cwd       /src",
+    ]
+    assert lines[5].startswith("answer    none yet")
+    assert lines[6:] == ["    rm -rf", "    build\ufffd[2J"]
+    assert "\x1b" not in result.stdout
+    assert json.loads(to_script("approvals", "show", "3f2a", "--json").stdout) == {
+        **answer,
+        "request": ROW["request"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"),
+    [
+        (
+            {"status": "denied", "decision": "deny", "resolver": {"kind": "device", "id": "d1"}},
+            "deny by d1",
+        ),
+        ({"status": "expired", "resolver": None}, "expired"),
+    ],
+)
+def test_one_that_has_ended_is_shown(to_script, script, end, shown):
+    """What was answered is shown, and by whom."""
+    answer = told(**end, source={"sessionKey": "agent:main:main"})
+    script.handlers["approval.get"] = lambda c, frame: c.answer(frame, answer)
+    lines = to_script("approvals", "show", "3f2a").stdout.splitlines()
+
+    assert "session   agent:main:main" in lines
+    assert f"answer    {shown}" in lines
+
+
+def test_one_that_is_unknown_or_unnamed_is_not_shown(to_script, script):
+    """What the gateway refuses is said; an empty id is none."""
+    script.handlers["approval.get"] = lambda c, frame: c.refuse(
+        frame, "INVALID_REQUEST", "unknown approval id"
+    )
+    refused, unnamed = (to_script("approvals", "show", name) for name in ("x", ""))
+
+    assert (refused.exit_code, unnamed.exit_code) == (1, 2)
+    assert "unknown approval id" in refused.stderr
+    assert "ID must not be empty" in unnamed.stderr
