@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -99,4 +101,25 @@ def open_door_warnings(config: Config, listeners: Sequence[Listener]) -> list[st
         f"security: anybody who reaches {listener.url} is let in without a credential "
         "(auth.allow_unauthenticated)"
         for listener in exposed
+    ] + [
+        f"security: every user of this machine who can reach the file {listener.url} is let in without a "
+        "credential: its mode decides who may connect; add :mode=600 to the address (server.listen)"
+        for listener in listeners
+        if _shared_socket(listener)
     ]
+
+
+def _shared_socket(listener: Listener) -> bool:
+    """Whether a port is a Unix socket to which others than its owner may connect, by its mode.
+
+    To connect takes the right to write (unix(7)). What can not be looked at, such as a name without a
+    file, counts as open. Twisted makes sockets with mode 666 unless the address says otherwise.
+    """
+    host: Any = listener.port.getHost()
+    if not isinstance(host, UNIXAddress):
+        return False
+    try:
+        mode = os.stat(host.name or b"").st_mode
+    except (OSError, ValueError):
+        return True
+    return bool(mode & (stat.S_IWGRP | stat.S_IWOTH))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,9 +93,8 @@ def test_an_address_that_nobody_knows() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
 def test_no_credential_on_this_machine(host: str) -> None:
-    """The twin: on loopback addresses and Unix sockets mode none starts, without a warning."""
-    closed = [tcp(host), listener(UNIXAddress("/run/gateway.sock"))]
-    assert open_door_warnings(Config(auth=AuthConfig(mode="none")), closed) == []
+    """The twin: on loopback addresses mode none starts, without a warning."""
+    assert open_door_warnings(Config(auth=AuthConfig(mode="none")), [tcp(host)]) == []
 
 
 def test_asked_for_by_name() -> None:
@@ -149,3 +151,27 @@ def test_a_gateway_that_its_own_host_is_far_from(hosts: tuple[str, ...], warned:
 def test_with_a_credential_every_address_is_fine() -> None:
     """Token, password and trusted-proxy may listen anywhere."""
     assert open_door_warnings(Config(), [tcp("0.0.0.0")]) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "warned"),
+    [(0o666, True), (0o660, True), (0o602, True), (0o600, False), (0o644, False)],
+)
+def test_a_socket_without_authentication(tmp_path: Path, mode: int, warned: bool) -> None:
+    """Where nobody is asked for a credential, a socket that others may write to is warned of."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(path)
+        os.chmod(path, mode)
+        door = [listener(UNIXAddress(path))]
+        lines = open_door_warnings(Config(auth=AuthConfig(mode="none")), door)
+
+        assert ["mode=600" in line for line in lines] == [True] * warned
+        assert open_door_warnings(Config(), door) == []
+
+
+@pytest.mark.parametrize("name", ["\0gateway", None, "/nowhere/gateway.sock"])
+def test_a_socket_that_can_not_be_looked_at(name: str | None) -> None:
+    """A socket without a file is for everybody."""
+    config = Config(auth=AuthConfig(mode="none"))
+    assert len(open_door_warnings(config, [listener(UNIXAddress(name))])) == 1
