@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,25 @@ async def test_sigterm_with_clients_and_a_run(tmp_path: Path) -> None:
         assert role == "assistant"
         assert kept.startswith(PARTIAL)
         assert kept == clients[1].text(run.run_id)
+
+
+@pytest_twisted.ensureDeferred
+async def test_sigterm_with_strangers(tmp_path: Path) -> None:
+    """Who says nothing, and who asks for a page by half, holds the end up for nobody, and is gone."""
+    with running(tmp_path) as daemon:
+        client = Watched(await daemon.connect(reactor))
+        address = "127.0.0.1", daemon.port
+        with socket.create_connection(address) as mute, socket.create_connection(address) as half:
+            half.sendall(b"GET / HTTP/1.1\r\nHost: ")
+            await client.client.call("health")  # both are accepted by now
+            await deferToThread(daemon.stop)
+            for stranger in (mute, half):
+                stranger.settimeout(STOP_S)
+                with suppress(ConnectionResetError):
+                    assert stranger.recv(1) == b""
+        lost = await client.closed
+        assert isinstance(lost, ConnectionLost)
+        assert (lost.code, lost.reason) == (1012, "service restart")
 
 
 @pytest_twisted.ensureDeferred
