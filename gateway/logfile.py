@@ -25,6 +25,7 @@ _NAME = re.compile(r"gateway-(\d{4}-\d{2}-\d{2})(?:\.(\d+))?\.jsonl")
 _SECRET_CHARS_MIN = 12
 _SECRETS_MAX = 512
 _TEXT_MAX = 16_384
+_EARLY_MAX = 1000
 
 # Keys with a meaning of their own in a line, and those that Twisted adds for its older observers.
 _RESERVED = frozenset(
@@ -87,20 +88,43 @@ class LogFile:
         self._day = ""
         self._part = 0
         self._torn = False
+        self._early: dict[int, LogEvent] | None = None
 
-    def install(self, publisher: LogPublisher) -> None:
-        """Begin to observe."""
+    def install(self, publisher: LogPublisher, reactor: Any = None) -> None:
+        """Begin to observe.
+
+        :param reactor: given where twistd begins its log later, but before this reactor runs: it then
+            publishes all again that came before, which is to be written once.
+        """
+        if reactor is not None:
+            self._early = {}
+            reactor.callWhenRunning(self._forget_early)
         publisher.addObserver(self)
+
+    def _forget_early(self) -> None:
+        self._early = None
+
+    def _again(self, event: LogEvent) -> bool:
+        """Whether this very event came before; as long as they are kept no other has its identity."""
+        early = self._early
+        if early is None:
+            return False
+        if id(event) in early:
+            return True
+        if len(early) < _EARLY_MAX:
+            early[id(event)] = event
+        return False
 
     def remove(self, publisher: LogPublisher) -> None:
         """Stop observing and close the file; a later event opens it again."""
         publisher.removeObserver(self)
+        self._early = None
         with self._mutex:
             self._close()
 
     def __call__(self, event: LogEvent) -> None:
         """Write one event as a line."""
-        if event.get("log_level", LogLevel.info) < self._level:
+        if event.get("log_level", LogLevel.info) < self._level or self._again(event):
             return
         try:
             line = json.dumps(self._fields(event)).encode() + b"\n"

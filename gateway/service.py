@@ -251,7 +251,7 @@ class GatewayService(Service):
             keep=limits.log_files,
             max_bytes=limits.log_file_bytes,
         )
-        self._log_file.install(globalLogPublisher)
+        self._log_file.install(globalLogPublisher, self.reactor)
         with self._naming_the_file("auth"):
             shared = self.secret.load()
         for warning in (*warnings, *shared.warnings):

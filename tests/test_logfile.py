@@ -7,13 +7,15 @@ import json
 import os
 import resource
 import stat
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
+from twisted.logger import ILogObserver, LogBeginner, LogEvent, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
@@ -279,6 +281,55 @@ def test_remove(log: Log) -> None:
     assert len(os.listdir("/proc/self/fd")) == before - 1
     log.logger.info("two")
     assert len(log.lines()) == 1
+
+
+class Starting:
+    """A reactor that does not run yet."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+    def callWhenRunning(self, call: Any) -> None:
+        self.waiting.append(call)
+
+
+def test_what_is_published_again(tmp_path: Path) -> None:
+    """What twistd publishes again when it begins its log is written once, and then nothing is kept of it."""
+    publisher = LogPublisher()
+    beginner = LogBeginner(publisher, io.StringIO(), sys, warnings)
+    logger = Logger(namespace="gateway.test", observer=publisher)
+    kept: list[LogEvent] = []
+    file, reactor = LogFile(tmp_path, Redactor()), Starting()
+    logger.info("first")
+    file.install(publisher, reactor)
+    for _ in range(2):
+        logger.info("same words")
+    observer: Any = kept.append
+    beginner.beginLoggingTo([observer], redirectStandardIO=False)
+    logger.info("last")
+    (path,) = tmp_path.iterdir()
+    written = [json.loads(line)["message"] for line in path.read_text().splitlines()]
+    assert written == ["same words", "same words", "first", "last"]
+    assert len(kept) == 4
+
+    for call in reactor.waiting:
+        call()
+    event = {"log_time": START, "log_format": "of its own"}
+    publisher(event)
+    publisher(event)
+    assert len((tmp_path / "gateway-2023-11-14.jsonl").read_text().splitlines()) == 2
+    file.remove(publisher)
+
+
+def test_what_may_be_published_again_is_bounded(tmp_path: Path) -> None:
+    """However much is logged before the reactor runs, a thousand events of it are kept."""
+    publisher, file = LogPublisher(), LogFile(tmp_path, Redactor())
+    file.install(publisher, Starting())
+    for _ in range(1001):
+        publisher({"log_time": START, "log_format": "x"})
+    assert len(file._early or ()) == 1000
+    file.remove(publisher)
+    assert file._early is None
 
 
 def test_debug_level(tmp_path: Path) -> None:

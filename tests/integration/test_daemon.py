@@ -63,6 +63,15 @@ def test_three_lines(daemon: Daemon) -> None:
     assert daemon.token not in daemon.output
 
 
+def test_no_line_of_the_start_comes_twice(daemon: Daemon) -> None:
+    """The log has each line once, those included that came before twistd began its own."""
+    until(lambda: daemon.lines("connect with"), 5)
+    lines = daemon.records()
+    early = [each for each in lines if each["message"].startswith("SwitchFactory starting on ")]
+    assert len(early) == 1
+    assert lines[0] == early[0]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_turn(daemon: Daemon) -> None:
     """The demo agent answers a turn; the log has the end of the run and of the connection."""
