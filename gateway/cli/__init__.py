@@ -80,8 +80,8 @@ for _command in (
 approvals.add_command(policy)
 
 
-for _command in NODE_PAIRING:
-    nodes.add_command(_command)
+for _name, _command in NODE_PAIRING.items():
+    nodes.add_command(_command, _name)
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ _ANSWERS: Final = {
 @json_option
 @connecting
 def approvals(flags: Flags, raw: bool) -> None:
-    """List what agents and clients ask, or answer it: "approve ID", "deny ID", "watch".
+    """List what agents and clients ask, or answer it: "approve ID", "deny ID" (or "reject ID"), "watch".
 
     "show ID" shows one whole; "policy" says what need not be asked.
 
@@ -98,6 +98,9 @@ def approve(flags: Flags, approval_id: str, always: bool) -> None:
 def deny(flags: Flags, approval_id: str) -> None:
     """Refuse what is asked."""
     _answer(flags, approval_id, "deny")
+
+
+approvals.add_command(deny, "reject")  # as devices and nodes call it
 
 
 @approvals.command()

@@ -26,6 +26,7 @@ _PAIRED: Final = (
     "SEEN",
     "TOKENS",
 )
+_TOKENS: Final = ("DEVICE", "NAME", "ROLE", "SCOPES", "MADE", "USED", "STATE")
 _CELL: Final = 40
 FROM_THE_HOST: Final = (
     "Run this on the gateway's host, by its loopback address (--url ws://127.0.0.1:PORT)."
@@ -44,8 +45,8 @@ Row = Mapping[str, Any]
 def devices(flags: Flags, raw: bool) -> None:
     """List devices that ask to be paired and those that are, or decide on them.
 
-    "approve ID" and "reject ID" take the ID of a request or of the device that asks, "remove ID" and
-    "rename ID NAME" that of a device; the beginning is enough, where it fits one.
+    "approve ID" and "reject ID" take the ID of a request or of the device that asks, "revoke ID [ROLE]",
+    "remove ID" and "rename ID NAME" that of a device; the beginning is enough, where it fits one.
     """
     context = click.get_current_context()
     context.obj = flags
@@ -147,13 +148,44 @@ def rotate(flags: Flags, wanted: str, role: str, scopes: Sequence[str], raw: boo
 
 @click.command()
 @click.argument("wanted", metavar="DEVICE")
-@click.argument("role")
+@click.argument("role", required=False)
 @connecting
-def revoke(flags: Flags, wanted: str, role: str) -> None:
-    """End the tokens of DEVICE for ROLE (operator or node): it has to be approved anew."""
+def revoke(flags: Flags, wanted: str, role: str | None) -> None:
+    """End the tokens of DEVICE for ROLE (operator or node), or for each of its roles.
+
+    Its connections of these roles close; they have to be approved anew.
+    """
     device = find_device(flags, wanted)
-    _call(flags, "device.token.revoke", {"deviceId": device["deviceId"], "role": role})
-    click.echo(f"revoked {role} of {_named(device)}")
+    live = [token["role"] for token in device.get("tokens") or [] if not token.get("revokedAtMs")]
+    if role is None and not live:
+        raise Failure(f"{_named(device)} has no token that is not revoked")
+    for each in live if role is None else [role]:
+        _call(flags, "device.token.revoke", {"deviceId": device["deviceId"], "role": each})
+        click.echo(f"revoked {one_line(each)} of {_named(device)}")
+
+
+@click.command("list")
+@json_option
+@connecting
+def list_tokens(flags: Flags, raw: bool) -> None:
+    """List what paired devices have tokens for; the tokens themselves are kept by nobody but them."""
+    paired, now = _listed(flags)["paired"], now_ms()
+    short = short_ids([device["deviceId"] for device in paired])
+    found = [
+        (name, device, token)
+        for name, device in zip(short, paired, strict=True)
+        for token in device.get("tokens") or []
+    ]
+    if raw:
+        rows = [{"deviceId": device["deviceId"], **token} for _, device, token in found]
+        click.echo(as_json(rows))
+    elif not found:
+        click.echo("No device has a token.")
+    else:
+        click.echo(table(_TOKENS, [_token_line(*each, now) for each in found]))
+
+
+devices.add_command(revoke)
 
 
 def find_device(flags: Flags, wanted: str) -> Row:
@@ -228,7 +260,6 @@ def _ended(row: Row) -> list[str]:
 
 
 def _device_line(name: str, row: Row, now: int) -> list[str]:
-    seen = row.get("lastSeenAtMs")
     ended = _ended(row)
     return [
         one_line(name),
@@ -238,9 +269,27 @@ def _device_line(name: str, row: Row, now: int) -> list[str]:
         _cell(row.get("clientId")),
         _cell(row.get("platform")),
         "yes" if row.get("connected") else "",
-        "" if seen is None else f"{span(now - seen)} ago",
+        _ago(row.get("lastSeenAtMs"), now),
         f"revoked: {_cell(','.join(ended))}" if ended else "",
     ]
+
+
+def _token_line(name: str, device: Row, token: Row, now: int) -> list[str]:
+    made = token.get("rotatedAtMs") or token.get("createdAtMs")
+    used, ended = token.get("lastUsedAtMs"), token.get("revokedAtMs")
+    return [
+        one_line(name),
+        _cell(device.get("displayName")),
+        one_line(token["role"]),
+        one_line(_short(token.get("scopes", []))),
+        _ago(made, now),
+        _ago(used, now),
+        "" if ended is None else f"revoked {_ago(ended, now)}",
+    ]
+
+
+def _ago(moment: int | None, now: int) -> str:
+    return "" if moment is None else f"{span(now - moment)} ago"
 
 
 def _confirm(request: Row, paired: Sequence[Row]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.common import Failure, Flags, connecting
-from gateway.cli.devices import revoke, rotate
+from gateway.cli.devices import list_tokens, revoke, rotate
 
 
 @click.group(invoke_without_command=True)
@@ -17,7 +17,7 @@ from gateway.cli.devices import revoke, rotate
 def token(flags: Flags, show: bool) -> None:
     """Print where the token of the gateway on this host lies; with --show, the token.
 
-    "rotate DEVICE ROLE" and "revoke DEVICE ROLE" are for the tokens of paired devices.
+    "list", "rotate DEVICE ROLE" and "revoke DEVICE [ROLE]" are for the tokens of paired devices.
     """
     context = click.get_current_context()
     context.obj = flags
@@ -25,6 +25,7 @@ def token(flags: Flags, show: bool) -> None:
         _own_token(flags, show)
 
 
+token.add_command(list_tokens)
 token.add_command(rotate)
 token.add_command(revoke)
 

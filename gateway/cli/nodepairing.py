@@ -1,4 +1,4 @@
-"""``gatewayctl nodes pending|approve|reject|remove``: what nodes may do."""
+"""``gatewayctl nodes pending|approve|reject|remove|revoke``: what nodes may do."""
 
 from __future__ import annotations
 
@@ -72,7 +72,13 @@ def remove(flags: Flags, node: str) -> None:
     click.echo(f"removed {one_line(params['nodeId'])}")
 
 
-COMMANDS: Final = (pending, approve, reject, remove)
+COMMANDS: Final = {
+    "pending": pending,
+    "approve": approve,
+    "reject": reject,
+    "remove": remove,
+    "revoke": remove,  # as devices and tokens call it; a node's rights end with its pairing alone
+}
 """What belongs to the group ``nodes``."""
 
 

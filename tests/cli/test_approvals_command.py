@@ -105,6 +105,7 @@ def test_nothing_waits(to_script, desk):
         (["approve", "3f"], "allow-once"),
         (["approve", "3f", "--always"], "allow-always"),
         (["deny", "3f"], "deny"),
+        (["reject", "3f"], "deny"),
     ],
 )
 def test_an_answer(to_script, desk, command, decision):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -257,9 +258,39 @@ def test_a_rotation(to_script, devices):
     assert json.loads(shown) == devices.answer
 
 
-def test_a_revocation(to_script, devices):
+@pytest.mark.parametrize("group", ["token", "devices"])
+def test_a_revocation(to_script, devices, group):
     """The tokens of one role end."""
-    result = to_script("token", "revoke", "dddd1", "operator")
+    result = to_script(group, "revoke", "dddd1", "operator")
     assert result.stdout == "revoked operator of Desk [dddd1111]\n"
     params = {"deviceId": "dddd1111", "role": "operator"}
     assert devices.done == [("device.token.revoke", params)]
+
+
+def test_a_revocation_of_all_roles(to_script, devices):
+    """Without a role each one that a device still has ends; where none is left, that is said."""
+    tokens = [{"role": "operator"}, {"role": "node"}, {"role": "other", "revokedAtMs": 5}]
+    devices.listed["paired"] = [PAIRED | {"tokens": tokens}, OLD]
+    said = to_script("devices", "revoke", "dddd1").stdout.splitlines()
+    assert said == ["revoked operator of Desk [dddd1111]", "revoked node of Desk [dddd1111]"]
+    assert [params["role"] for _, params in devices.done] == ["operator", "node"]
+    line = one_line(to_script("devices", "revoke", "dddd2"), 1)
+    assert line.endswith("dddd2222 has no token that is not revoked\n")
+    assert len(devices.done) == 2
+
+
+def test_the_list_of_tokens(to_script, devices, monkeypatch):
+    """A line for each role of each device says what its tokens are for and since when."""
+    monkeypatch.setattr(sys.modules["gateway.cli.devices"], "now_ms", lambda: 100_000)
+    live = {"role": "operator", "scopes": ["operator.read"], "createdAtMs": 10_000}
+    ended = {"role": "node", "scopes": [], "createdAtMs": 1, "revokedAtMs": 99_000}
+    tokens = [live | {"rotatedAtMs": 60_000, "lastUsedAtMs": 99_500}, ended]
+    devices.listed["paired"] = [PAIRED | {"tokens": tokens}, OLD]
+    lines = to_script("token", "list").stdout.splitlines()
+    assert lines[0].split() == "DEVICE NAME ROLE SCOPES MADE USED STATE".split()
+    assert lines[1].split() == "dddd1111 Desk operator read 40.0s ago 500ms ago -".split()
+    assert lines[2].split() == "dddd1111 Desk node - 1m40s ago - revoked 1.0s ago".split()
+    raw = json.loads(to_script("token", "list", "--json").stdout)
+    assert raw == [{"deviceId": "dddd1111", **token} for token in tokens]
+    devices.listed["paired"] = [OLD]
+    assert to_script("token", "list").stdout == "No device has a token.\n"

@@ -100,7 +100,8 @@ def test_answers(to_script, desk):
     said = to_script("nodes", "approve", OTHER["requestId"]).stdout
     assert said == "approved np1: no commands\ntoken (shown this once): T0\n"
     assert to_script("nodes", "reject", "3f2a9b1c-00").stdout == "rejected 14420cbe\n"
-    assert to_script("nodes", "remove", "np1").stdout == "removed np1\n"
+    for word in ("remove", "revoke"):
+        assert to_script("nodes", word, "np1").stdout == "removed np1\n"
     assert desk.called == [("approve", ROW["requestId"]), ("approve", OTHER["requestId"])]
 
 
