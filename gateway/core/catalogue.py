@@ -153,7 +153,7 @@ CATALOGUE: Final[Mapping[str, Advice]] = dict(
         _auth(
             "rate_limited",
             "too many failed authentication attempts",
-            "retry later; on the gateway's host: gatewayctl security",
+            "retry later; on its host: gatewayctl connections --closed",
         ),
         _auth(
             "trusted_proxy_untrusted_source",

@@ -42,7 +42,7 @@ def test_the_eleventh_guess_is_not_looked_at(gate: Gate) -> None:
     assert answer["error"] == {
         "code": "INVALID_REQUEST",
         "message": "unauthorized: too many failed authentication attempts "
-        "(retry later; on the gateway's host: gatewayctl security)",
+        "(retry later; on its host: gatewayctl connections --closed)",
         "retryable": True,
         "retryAfterMs": 299872,
         "details": {
