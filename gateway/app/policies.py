@@ -79,6 +79,7 @@ class Policies:
         self._approvals = approvals
         self._path = path
         self._record: ExecPolicyRecord | None = None
+        self._changes = 0
         self._used: dict[str, ExecUsage] = {}
         self._writing: Deferred[None] | None = None
 
@@ -228,20 +229,29 @@ class Policies:
     # -- inside
 
     async def _load(self) -> ExecPolicyRecord:
-        if self._record is None:
+        while self._record is None:
+            changes = self._changes
             stored = await self._store.get_setting(SETTING)
-            if self._record is None:  # else it was changed meanwhile
+            if changes == self._changes:  # else what was read may be old
                 self._record = _decoded(stored)
         return self._record
 
     async def _change(
         self, change: Callable[[ExecPolicyRecord], ExecPolicyRecord]
     ) -> ExecPolicyRecord:
-        stored = await self._store.update_setting(
-            SETTING, lambda current: msgspec.json.encode(change(_decoded(current)))
-        )
-        self._record = _decoded(stored)
-        return self._record
+        try:
+            stored = await self._store.update_setting(
+                SETTING, lambda current: msgspec.json.encode(change(_decoded(current)))
+            )
+        except StoreError:
+            # It may have been stored all the same: what counts is read again.
+            self._record = None
+            self._approvals.policy_changed()
+            raise
+        finally:
+            self._changes += 1
+        self._record = record = _decoded(stored)
+        return record
 
     def _fitting(self, record: ExecPolicyRecord) -> ExecPolicyRecord:
         """Return a changed record without what belongs to entries that are gone. Raises InvalidRequest."""

@@ -56,6 +56,7 @@ class VoiceWake:
         kept = voicewake.normal(triggers)
         data = voicewake.encoded(kept, self._clock.now_ms())
         async with self._busy:
+            self._triggers = None  # a change that fails may have been stored all the same
             await self._store.update_setting(SETTING, lambda _: data)
             self._triggers = kept
             event = _changed(kept)

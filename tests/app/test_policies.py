@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from gateway.app.policies import SETTING, USED_CHARS
 from gateway.core.execpolicy import MAX_ENTRIES
+from gateway.core.execpolicyfile import EMPTY
 from gateway.errors import StoreError, Unavailable
 from gateway.model import ApprovalRequest, Decision
 from gateway.testing import result_of
@@ -133,6 +134,48 @@ def test_a_change_counts_at_once(gate: Gate, ui: Client) -> None:
     assert result_of(asked(gate)) is Decision.ALLOW_ONCE
     put(gate, agents=main(security="deny"))
     assert result_of(asked(gate)) is Decision.DENY
+
+
+def change_in_vain(gate: Gate) -> None:
+    """Change the policy while the store says that it failed."""
+    gate.store.failing["update_setting"] = StoreError("the answer was lost")
+    with pytest.raises(StoreError):
+        result_of(Deferred.fromCoroutine(gate.services.policies.replace(EMPTY, "any", 4)))
+    gate.store.failing.clear()
+
+
+def stored(gate: Gate, **file: Any) -> bytes:
+    """Return the policy as the store has it."""
+    put(gate, **file)
+    data: bytes = result_of(gate.store.get_setting(SETTING))
+    return data
+
+
+def test_a_change_that_fails_and_is_stored_all_the_same(gate: Gate, ui: Client) -> None:
+    """Nothing is allowed by what the store has replaced, though the gateway was told that it failed."""
+    denying = stored(gate, agents=main(GIT, security="deny"))
+    put(gate, agents=main(GIT))
+    assert result_of(asked(gate)) is Decision.ALLOW_ONCE
+
+    change_in_vain(gate)
+    result_of(gate.store.update_setting(SETTING, lambda _: denying))
+
+    assert result_of(asked(gate)) is Decision.DENY
+
+
+def test_what_is_read_while_it_changes_is_read_again(gate: Gate, ui: Client) -> None:
+    """A reading that began before a change does not bring back what was there before it."""
+    denying = stored(gate, agents=main(GIT, security="deny"))
+    put(gate, agents=main(GIT))
+    change_in_vain(gate)
+    gate.store.hanging.add("get_setting")
+    answer = asked(gate)
+    change_in_vain(gate)
+    gate.store.held.pop()()
+    result_of(gate.store.update_setting(SETTING, lambda _: denying))
+    gate.store.release()
+
+    assert result_of(answer) is Decision.DENY
 
 
 def test_a_policy_outlives_the_gateway(gates: Any) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from gateway.core.voicewake import DEFAULTS
+from gateway.app.voicewake import SETTING
+from gateway.core.voicewake import DEFAULTS, encoded
 from gateway.errors import StoreError
+from gateway.testing import result_of
 from tests.app.faults import Lines
 from tests.app.harness import Gate, assert_fits
 
@@ -59,3 +62,16 @@ def test_a_store_that_fails(gate: Gate) -> None:
     assert first.frames == []
     assert lines.texts == ["the wake words were not told conn=conn-1: disk full"]
     assert second.frames[0] == CHANGED
+
+
+def test_a_change_that_fails_and_is_stored_all_the_same(gate: Gate) -> None:
+    """What counts after a change that failed is what the store says."""
+    voice = gate.services.voice_wake
+    result_of(Deferred.fromCoroutine(voice.set(["before"])))
+    gate.store.failing["update_setting"] = StoreError("the answer was lost")
+    with pytest.raises(StoreError):
+        result_of(Deferred.fromCoroutine(voice.set(["after"])))
+    gate.store.failing.clear()
+    result_of(gate.store.update_setting(SETTING, lambda _: encoded(("after",), 1)))
+
+    assert result_of(Deferred.fromCoroutine(voice.triggers())) == ("after",)
