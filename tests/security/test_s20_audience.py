@@ -80,6 +80,19 @@ def test_s20_who_asks_to_be_paired_is_told_to_operators_of_pairing_alone() -> No
     assert [each for each in heard[1:] if each] == []
 
 
+def test_s20_to_name_a_connection_gives_it_no_right_to_see() -> None:
+    """An event that is sent to chosen connections reaches those of them alone that hold its scope."""
+    gate = AppGate()
+    may = [gate.client(protocol, scopes=("operator.read",)) for protocol in (3, 4)]
+    others = [gate.client(protocol, scopes=("operator.pairing",)) for protocol in (3, 4)]
+    others += [gate.client(4, scopes=()), gate.node(4)]
+    chosen = [client.context.caller.conn_id for client in (*may, *others)]
+    gate.services.hub.send_to(Event("session.message", {"x": 1}), chosen, "main")
+    assert all(client.events("session.message") for client in may)
+    assert not any(client.events("session.message") for client in others)
+    gate.close()
+
+
 def test_s20_a_device_sees_no_other_device() -> None:
     """A paired device that is no admin lists and decides on itself alone."""
     gate = Gate()
