@@ -14,6 +14,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from gateway.config import load
+from gateway.descriptors import fitted, raise_limit
 from gateway.errors import StartError
 from gateway.runtime import SystemClock, SystemEntropy, use_steady_time
 from gateway.statedir import StateDirectory, default_path
@@ -122,7 +123,7 @@ def _gateway(options: Options) -> GatewayService:
     environ = os.environ
     config = options["config"]
     # First of all, since nearly every mistake is found here and the rest takes time to load.
-    loaded = load(Path(config) if config else None, environ)
+    loaded = fitted(load(Path(config) if config else None, environ), raise_limit())
     from twisted.internet import reactor
 
     from gateway.service import GatewayService

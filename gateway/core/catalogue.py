@@ -48,7 +48,7 @@ def _pairing(reason: str, says: str) -> tuple[str, Advice]:
     return reason, Advice(f"pairing required: {says}", mend, "PAIRING_REQUIRED", reason=reason)
 
 
-_CLIENT: Final = "mend the client; on the gateway's host, gatewayctl why says who it was"
+_CLIENT: Final = "mend the client; on the gateway's host, gatewayctl why ID says who it was"
 _SHOW: Final = "on the gateway's host: gatewayctl token --show"
 _NEW_IDENTITY: Final = (
     "remove the client's device identity; on the gateway's host: gatewayctl devices"

@@ -23,11 +23,18 @@ class Deadlines:
     """
 
     def __init__(
-        self, clock: IReactorTime, seconds: float, expired: Callable[[Any], object]
+        self,
+        clock: IReactorTime,
+        seconds: float,
+        expired: Callable[[Any], object],
+        *,
+        most: int | None = None,
     ) -> None:
+        """``most``: of more members than that the oldest expires at once."""
         self._clock = clock
         self._seconds = seconds
         self._expired = expired
+        self._most = most
         self._due: dict[Any, float] = {}
         self._timer: IDelayedCall | None = None
 
@@ -42,15 +49,12 @@ class Deadlines:
         self._due[member] = self._clock.seconds() + self._seconds
         if self._timer is None:
             self._timer = self._clock.callLater(self._seconds, self._sweep)
+        if self._most is not None and len(self._due) > self._most:
+            self._expire(next(iter(self._due)))
 
     def discard(self, member: Any) -> None:
         """Forget a member, if it is one. The timer is left to run out: most connections are short."""
         self._due.pop(member, None)
-
-    def keep(self, most: int) -> None:
-        """Have the oldest of more members than that expire at once."""
-        while len(self._due) > most:
-            self._expire(next(iter(self._due)))
 
     def stop(self) -> list[Any]:
         """Forget all members, end the timer, and return who they were."""

@@ -49,6 +49,8 @@ LINGER_S: Final = 1.0
 """How long a refused peer may take to read the refusal, in seconds."""
 LINGERING: Final = 500
 """Most refused peers that still may read: of more, the first is dropped."""
+LINGERING_SHARE: Final = 10
+"""At most one for so many places for strangers: where few files may be open, few linger."""
 SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
@@ -134,6 +136,12 @@ class _Peer(Protocol):
         self.transport.abortConnection()
 
 
+def may_read(clock: IReactorTime, strangers: Strangers) -> Deadlines:
+    """Return the time that refused peers have, and the room."""
+    most = min(LINGERING, max(1, strangers.maximum // LINGERING_SHARE))
+    return Deadlines(clock, LINGER_S, _Peer.abort, most=most)
+
+
 class Refused(_Peer):
     """A peer that was told no: it may read the answer for a second, and what it sends is dropped.
 
@@ -156,7 +164,6 @@ class Refused(_Peer):
     def connectionMade(self) -> None:
         """Write the answer and say that nothing follows."""
         self._lingering.add(self)
-        self._lingering.keep(LINGERING)
         self.transport.write(self._answer)
         half_close = getattr(self.transport, "loseWriteConnection", None)
         if half_close is None or hasattr(self.transport, "wrappedProtocol"):
@@ -292,9 +299,9 @@ class SwitchFactory(ServerFactory):
         self.websocket = websocket
         self.http = http
         self.undecided_peers = Deadlines(clock, head_timeout, Switch.expire)
-        self.lingering = Deadlines(clock, LINGER_S, _Peer.abort)
         self.turnstile = Turnstile(clock) if turnstile is None else turnstile
         self.strangers = unlimited() if strangers is None else strangers
+        self.lingering = may_read(clock, self.strangers)
         self._clock = clock
         self._told_full: float | None = None
 

@@ -22,15 +22,14 @@ from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import IResource, getChildForRequest
 
 from gateway.core.frames import encode
-from gateway.net.deadlines import Deadlines
 from gateway.net.port import (
-    LINGER_S,
     MAX_HEADERS,
     SECURITY_HEADERS,
     TOO_MANY,
     Refused,
     hand_over,
     host_of,
+    may_read,
     refusal,
     wants_websocket,
 )
@@ -286,7 +285,7 @@ class Site(http.HTTPFactory):
         self.websocket = websocket
         self.misdirected = misdirected
         self.strangers = unlimited() if strangers is None else strangers
-        self.lingering = Deadlines(clock, LINGER_S, Refused.abort)
+        self.lingering = may_read(clock, self.strangers)
         self.turnstile = Turnstile(clock) if turnstile is None else turnstile
 
     def buildProtocol(self, addr: Any) -> Any:

@@ -52,7 +52,7 @@ class Strangers:
         """``shared`` says of an address that many clients have it: loopback, and trusted proxies."""
         self._per_address = per_address
         self._loopback = loopback
-        self._maximum = maximum
+        self.maximum = maximum
         self._shared = shared
         self._addresses: dict[Any, str] = {}
         self._lines: dict[str, _Line] = {}
@@ -69,11 +69,11 @@ class Strangers:
         count = 0 if line is None else len(line.members)
         if count >= limit:
             return False
-        return len(self) < self._maximum or self._heaviest > self._weight(count + 1, limit)
+        return len(self) < self.maximum or self._heaviest > self._weight(count + 1, limit)
 
     def enter(self, connection: Any, address: str) -> bool:
         """Count a connection; return False if its address, or all together, have too many already."""
-        if not self.has_room(address) or (len(self) >= self._maximum and not self._make_room()):
+        if not self.has_room(address) or (len(self) >= self.maximum and not self._make_room()):
             return False
         key = canonical_address(address)
         line = self._lines.get(key)

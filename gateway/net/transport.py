@@ -12,7 +12,10 @@ from typing import Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 PAUSE_ABOVE: Final = 16_384
 """A transport with more pending bytes than this pauses its producer."""
@@ -25,6 +28,11 @@ ACCEPTS: Final = 1
 STRANGER_READ: Final = 4096
 """Most bytes that are read at once from who is not known yet."""
 
+
+NOT_ACCEPTED_LOG_S: Final = 60.0
+"""How often the log says that nobody can be accepted, in seconds."""
+
+log = Logger()
 
 _ABORTED: Final = Failure(ConnectionAborted())
 
@@ -110,6 +118,24 @@ class Dismissal:
             self._protocol.connectionLost(_ABORTED)
 
 
+@implementer(ILogObserver)
+class _NotAccepted:
+    """Hears what Twisted logs where it can accept nobody, lines for each who comes; says it once a minute."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._told: float | None = None
+
+    def __call__(self, event: LogEvent) -> None:
+        now = self._clock.seconds()
+        if self._told is None or now - self._told >= NOT_ACCEPTED_LOG_S:
+            self._told = now
+            log.warn(
+                "connections can not be accepted: {error} (is ulimit -n, or LimitNOFILE, large enough?)",
+                error=event.get("acceptError", "EMFILE"),
+            )
+
+
 class FastPort(tcp.Port):
     """A listening port whose connections are :class:`FastServer`, and which takes a few of them at a time.
 
@@ -118,6 +144,12 @@ class FastPort(tcp.Port):
 
     accepted: Callable[[FastPort], object] | None = None
     """Called after each turn in which connections were accepted."""
+
+    def __init__(self, *how: Any, **named: Any) -> None:
+        super().__init__(*how, **named)
+        clock: Any = self.reactor
+        # Twisted's own name: it logs with it what befalls it in accepting, and nothing else.
+        self._logger = Logger(observer=_NotAccepted(clock))
 
     def transport(  # type: ignore[override]
         self, skt: Any, protocol: Any, addr: Any, *rest: Any

@@ -1,7 +1,8 @@
-"""Three hundred strangers that end before they are anybody leave the daemon no descriptor (attack 14)."""
+"""Strangers leave the daemon no descriptor, and never hold most of them (attack 14)."""
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -64,3 +65,16 @@ def test_strangers_leave_no_descriptor(tmp_path: Path, leave: bool) -> None:
         for stranger in crowd:
             stranger.close()
         assert daemon.probe("/readyz").status == 200
+
+
+def test_the_daemon_may_open_what_the_system_allows(tmp_path: Path) -> None:
+    """The usual soft limit, of which a thousand silent sockets would be all, is not the daemon's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        with running(tmp_path) as daemon:
+            limits = Path(f"/proc/{daemon.process.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert int(line.split()[3]) == hard

@@ -36,13 +36,12 @@ def test_no_more_than_are_kept() -> None:
     """Of more members than there is room for the oldest expire at once, each of them once."""
     clock = FakeClock()
     expired: list[str] = []
-    deadlines = Deadlines(clock, 1, expired.append)
-    for member in "abc":
+    deadlines = Deadlines(clock, 1, expired.append, most=2)
+    for member in "ab":
         deadlines.add(member)
-    deadlines.keep(3)
     assert expired == []
-    deadlines.keep(1)
-    assert expired == ["a", "b"]
+    deadlines.add("c")
+    assert expired == ["a"]
     clock.advance(1)
     assert expired == ["a", "b", "c"]
 

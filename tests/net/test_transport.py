@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from gateway.net.transport import (
+    NOT_ACCEPTED_LOG_S,
     PAUSE_ABOVE,
     SLICE,
     Dismissal,
@@ -26,6 +27,7 @@ from gateway.net.transport import (
     pending_bytes,
     trust,
 )
+from tests.app.faults import Lines
 
 
 class Kernel:
@@ -342,6 +344,16 @@ class Unheard(Ends):
         transport.loseWriteConnection()
 
 
+class FailingListener:
+    """A listening socket from which nobody can be accepted."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def accept(self) -> Any:
+        raise OSError(self.code, "no")
+
+
 def test_who_is_not_heard_costs_the_reactor_nothing() -> None:
     """The one answer is sent at once, the reactor never knows the socket, and it is closed once."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -385,6 +397,27 @@ def test_a_port_tells_that_it_accepted() -> None:
     finally:
         port.connectionLost(Failure(ConnectionAborted()))
     assert told == [port]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM])
+def test_who_can_not_be_accepted_fills_no_log(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can be accepted the log says so once a minute, however many come."""
+    reactor = MemoryReactorClock()
+    port = FastPort(0, ServerFactory(), interface="127.0.0.1", reactor=reactor)
+    port.startListening()
+    try:
+        with monkeypatch.context() as patched, Lines() as lines:
+            patched.setattr(port, "socket", FailingListener(code))
+            for _ in range(100):
+                port.doRead()
+            told = list(lines.texts)
+            reactor.advance(NOT_ACCEPTED_LOG_S)
+            port.doRead()
+    finally:
+        port.connectionLost(Failure(ConnectionAborted()))
+    (line,) = told
+    assert line.startswith("connections can not be accepted: E")
+    assert lines.texts == [line, line]
 
 
 def test_pending_bytes_of_layers() -> None:
