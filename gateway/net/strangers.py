@@ -50,8 +50,9 @@ class Strangers:
         shared: Callable[[str], bool] = is_local_address,
     ) -> None:
         """``shared`` says of an address that many clients have it: loopback, and trusted proxies."""
-        self._per_address = per_address
-        self._loopback = loopback
+        # No address can have more than all: what it weighs is how much it takes of what there is.
+        self._per_address = min(per_address, maximum)
+        self._loopback = min(loopback, maximum)
         self.maximum = maximum
         self._shared = shared
         self._addresses: dict[Any, str] = {}

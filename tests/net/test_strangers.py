@@ -114,12 +114,21 @@ def test_who_is_being_served_keeps_its_place() -> None:
 
 def test_an_address_that_many_share_weighs_less() -> None:
     """Loopback and proxies have more places: what they weigh is the part of these that they take."""
-    strangers = Strangers(per_address=4, loopback=40, maximum=12)
-    proxied = [Guest("127.0.0.1") for _ in range(10)]
-    crowd = [Guest("192.0.2.1") for _ in range(2)]
+    strangers = Strangers(per_address=4, loopback=12, maximum=12)
+    proxied = [Guest("127.0.0.1") for _ in range(8)]
+    crowd = [Guest("192.0.2.1") for _ in range(4)]
     assert all(enter(strangers, *proxied, *crowd))
     assert enter(strangers, Guest("192.0.2.2")) == [True]
     assert (sum(guest.asked for guest in proxied), crowd[0].asked) == (0, 1)
+
+
+def test_few_places_are_weighed_as_they_are() -> None:
+    """Where all have fewer places than one address could have, one of several that hold them gives way."""
+    strangers = Strangers(per_address=32, loopback=1000, maximum=50)
+    crowd = [Guest(f"127.0.{number % 7}.2") for number in range(50)]
+    assert all(enter(strangers, *crowd))
+    assert enter(strangers, Guest("127.0.0.1")) == [True]
+    assert sum(guest.asked for guest in crowd) == 1
 
 
 MOVES = st.tuples(
@@ -135,6 +144,7 @@ def test_places_are_given_fairly(
 ) -> None:
     """No bound is broken, what is said of room is true, and nobody gives way to who weighs as much."""
     strangers = Strangers(per_address=per_address, loopback=loopback, maximum=maximum)
+    per_address, loopback = min(per_address, maximum), min(loopback, maximum)
     there: list[Guest] = []
 
     def count(address: str) -> int:
