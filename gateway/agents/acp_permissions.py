@@ -14,8 +14,6 @@ from gateway.agents.acp_values import items, mapping, text_of
 from gateway.interfaces import IRunSink
 from gateway.model import ApprovalRequest, Decision
 
-COMMAND_CHARS = 4000
-"""Of a longer command the beginning is shown, and how much is not."""
 QUESTIONS_MAX = 16
 """Questions of one turn that are open at once; more are refused."""
 QUESTIONS_LOGGED = 100
@@ -88,11 +86,8 @@ def command_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line of printable characters; what is cut is named."""
-    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    if len(line) > COMMAND_CHARS:
-        return f"{line[:COMMAND_CHARS]}… [{len(line) - COMMAND_CHARS} characters more]"
-    return line
+    """Return a text as one line of printable characters, whole: what is not shown is not allowed."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class Questions:

@@ -11,7 +11,6 @@ from twisted.logger import Logger
 
 from gateway.agents.acp_permissions import (
     CANCELLED,
-    COMMAND_CHARS,
     Questions,
     approval_request,
     command_line,
@@ -225,9 +224,8 @@ class ClientSide:
 def _permit(
     turn: Asker, words: tuple[str, ...], request: ApprovalRequest, decision: Decision
 ) -> None:
-    """Remember a command that was allowed and shown whole, so that its terminal is not asked for again."""
-    shown = sum(map(len, words)) <= COMMAND_CHARS // 2
-    if words and shown and len(turn.permitted) < WORDS_MAX:
+    """Remember a command that was allowed, so that its terminal is not asked for again."""
+    if words and len(turn.permitted) < WORDS_MAX:
         turn.permitted[words, request.cwd or ""] = decision
 
 

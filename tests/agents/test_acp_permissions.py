@@ -10,7 +10,6 @@ from twisted.logger import LogEvent, Logger
 
 from gateway.agents.acp_permissions import (
     CANCELLED,
-    COMMAND_CHARS,
     QUESTIONS_LOGGED,
     QUESTIONS_MAX,
     Questions,
@@ -92,9 +91,9 @@ def test_the_words_that_were_allowed() -> None:
 
 
 def test_a_question_is_one_line() -> None:
-    """Control characters are shown as such, and of a long command how much is not shown."""
+    """Control characters are shown as such, and a long command is shown whole."""
     assert one_line("a\nb\x1b[1m") == "a\\nb\\x1b[1m"
-    assert one_line("x" * (COMMAND_CHARS + 7)).endswith("x… [7 characters more]")
+    assert one_line("x" * 20_000) == "x" * 20_000
     assert command_line(("ls",), {}) == "ls"
     assert command_line(("ls", "a b"), {"PATH": "/x y"}) == "PATH='/x y' ls 'a b'"
 

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from gateway.app.policies import SETTING, USED_CHARS
+from gateway.core.approval import MAX_QUESTION_CHARS
 from gateway.core.execpolicy import MAX_ENTRIES
 from gateway.core.execpolicyfile import EMPTY
 from gateway.errors import StoreError, Unavailable
@@ -98,6 +99,14 @@ def test_what_is_not_certain_is_asked(gate: Gate, ui: Client, what: dict[str, An
     asked(gate, **what)
 
     assert len(ui.events("exec.approval.requested")) == 1
+
+
+def test_what_is_too_long_to_be_shown_is_not_asked(gate: Gate, ui: Client) -> None:
+    """Nobody is asked to allow what he can not see whole."""
+    with Lines() as lines:
+        assert result_of(asked(gate, "x" * MAX_QUESTION_CHARS)) is None
+    assert any("it can not be shown" in text for text in lines.texts)
+    assert approvals(ui) == []
 
 
 def test_words_of_a_run(gate: Gate, ui: Client) -> None:
