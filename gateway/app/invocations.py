@@ -134,6 +134,7 @@ class Invocations(NodeListener):
             command=ask.command,
             params_json=params_json,
             deadline=deadline,
+            asker=caller.principal,
         )
         if ask.command == SYSTEM_RUN:
             self._note_run(ask, params)

@@ -9,7 +9,8 @@ Design. In memory: a restart forgets all of it. A question is a hint that costs 
 action waits ten minutes, and whoever sent it was told that it had not run; a write to the database for
 each would cost more than it saves. Times follow the steady clock, what nodes are told is the wall clock.
 
-An action leaves only as long as its command is live: what was taken back meanwhile is gone.
+An action leaves only as long as its command is live, and who asked for it has the rights that it was
+asked on: what was taken back meanwhile is gone.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway.app.revocation import Meant
 from gateway.core.invocation import Invocation
 from gateway.core.nodecommands import needs_admin
 from gateway.core.registry import Registry, RegistryFull
 from gateway.errors import Unavailable
 from gateway.interfaces import IClock, IEntropy
+from gateway.model import Principal
 
 ITEM_TTL_S: Final = 86_400.0
 ACTION_TTL_S: Final = 600.0
@@ -72,6 +75,7 @@ class Action:
     params_json: str | None = field(repr=False)
     enqueued_at_ms: int
     expires: float
+    asker: Principal | None = None
 
     def shape(self) -> dict[str, Any]:
         """Return the action as its node is told."""
@@ -124,6 +128,15 @@ class NodePending:
     def forget(self, node_id: str) -> None:
         """Drop everything that waits for a node: it is none any more."""
         self._queues.pop(node_id)
+
+    def end_of(self, meant: Meant) -> None:
+        """Drop the commands that were asked for on rights that are gone."""
+        for queue in self._queues:
+            queue.actions = {
+                key: action
+                for key, action in queue.actions.items()
+                if action.asker is None or not meant(action.asker)
+            }
 
     # -- questions
 
@@ -185,7 +198,13 @@ class NodePending:
     # -- actions
 
     def queue_action(
-        self, node_id: str, command: str, params_json: str | None, *, key: str
+        self,
+        node_id: str,
+        command: str,
+        params_json: str | None,
+        *,
+        key: str,
+        asker: Principal | None = None,
     ) -> Action | None:
         """Keep a command until its node is in the foreground; None if there is no room for it.
 
@@ -208,6 +227,7 @@ class NodePending:
             params_json=params_json,
             enqueued_at_ms=self._clock.now_ms(),
             expires=self._clock.seconds() + ACTION_TTL_S,
+            asker=asker,
         )
         queue.actions[action.id] = action
         return action
@@ -225,6 +245,7 @@ class NodePending:
             invocation.command,
             invocation.params_json,
             key=invocation.key,
+            asker=invocation.asker,
         )
         if action is None:
             return None

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from gateway.core.frames import NotJson, decode_as
 from gateway.errors import GatewayError, InvalidRequest, Unavailable
+from gateway.model import Principal
 
 DEFAULT_TIMEOUT_MS: Final = 30_000
 MAX_CHUNK_BYTES: Final = 16_384
@@ -165,6 +166,7 @@ class Invocation:
     command: str
     params_json: str | None = field(repr=False)
     deadline: float
+    asker: Principal | None = None
     outcome: Outcome | None = None
     next_seq: int = 0
     progressed: int = 0

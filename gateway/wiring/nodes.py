@@ -35,6 +35,7 @@ class NodeParts:
         directory = NodeDirectory(clock=clock, store=store, nodes=nodes)
         directory.add_facts(reports.presence.facts)
         pending = NodePending(clock=clock, entropy=entropy, maximum=limits.node_queues_max)
+        pairing.revocations.add_listener(pending.end_of)
         # First what ends for it, then what that left behind.
         forget = (nodes.revoked, pending.forget, self.records.forget, reports.presence.forget)
         for forgetting in forget:

@@ -105,6 +105,32 @@ def test_what_does_not_fit_does_not_wait(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "params", "left"),
+    [
+        ("device.pair.remove", {"deviceId": "d1"}, 1),
+        ("device.token.revoke", {"deviceId": "d1", "role": "operator"}, 1),
+        ("device.token.revoke", {"deviceId": "d1", "role": "node"}, 2),
+    ],
+)
+def test_no_command_of_who_was_revoked_waits(
+    gate: Gate, method: str, params: dict[str, str], left: int
+) -> None:
+    """What a device asked of a sleeping node is not done once the device has lost its rights."""
+    node = live_node(gate)
+    pair(gate, "d1", roles=("node", "operator"), scopes=(), tokens=("t",))
+    phone = gate.client(device_id="d1", scopes=("operator.write",))
+    for number, client in enumerate((phone, gate.client())):
+        invoke(client, key=f"k{number}")
+        answer(node, ok=False, error={"code": "NODE_BACKGROUND_UNAVAILABLE", "message": "asleep"})
+    gate.services.node_pending.queue_action("n1", "system.notify", None, key="our own")
+    assert len(node.ok("node.pending.pull")["actions"]) == 3
+
+    gate.client().ok(method, params)
+
+    assert len(node.ok("node.pending.pull")["actions"]) == left + 1
+
+
+@pytest.mark.parametrize(
     ("method", "params", "kept"),
     [
         ("device.pair.remove", {"deviceId": "n1"}, False),
