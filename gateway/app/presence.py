@@ -118,9 +118,12 @@ class Presence:
         return len(self.entries) + len(self._calls)
 
     def sweep(self, now: float) -> int:
-        """Remove the entries that have expired; return how many there were."""
+        """Remove the entries that have expired, and let those who watch know; return how many there were."""
         removed = self.entries.sweep(now), self._calls.sweep(now)
-        self.version += any(removed)
+        if any(removed):
+            self.version += 1
+            self._changed |= {3, 4} if removed[0] else {3}
+            self._due = True
         return sum(removed)
 
     def list(self, protocol: int = 4) -> list[PresenceEntry]:
@@ -243,6 +246,7 @@ class Presence:
             self._broadcast(self._clock.seconds())
 
     def _broadcast(self, now: float) -> None:
+        self.sweep(now)
         self._published_at, self._due = now, False
         versions, self._changed = self._changed or {3, 4}, set()
         four, three = (

@@ -235,6 +235,27 @@ def test_publishing(gate: Gate, presence: Presence) -> None:
                 assert_fits(client.connection.protocol, "PresenceEntry", entry)
 
 
+@pytest.mark.parametrize(("mode", "told"), [("ui", [3, 4]), ("probe", [3])])
+def test_who_is_listed_no_longer(
+    gate: Gate, presence: Presence, mode: str, told: list[int]
+) -> None:
+    """Those who watch are told once, with the next beat, that an entry has expired."""
+    watching = {version: gate.client(version) for version in (3, 4)}
+    gone = make_caller("gone", mode=mode)
+    presence.joined(gone)
+    presence.left(gone)
+    presence.publish()
+    before = {version: len(client.events("presence")) for version, client in watching.items()}
+    gate.clock.advance(TTL_S + 1)
+    presence.sweep(gate.clock.seconds())
+    for _ in range(3):
+        presence.flush()
+
+    for version, client in watching.items():
+        lists = [payload["presence"] for payload in client.events("presence")[before[version] :]]
+        assert [len(entries) for entries in lists] == [1] * (version in told)
+
+
 def test_the_beat_publishes_what_is_due(gates: Callable[..., Any]) -> None:
     """A change that came too soon after another is published by the beat of the gateway."""
     gate: Gate = gates()
