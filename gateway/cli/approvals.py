@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.cli.call import RequestError, as_json, ask, asked
-from gateway.cli.common import Failure, Flags, connecting, printable
+from gateway.cli.call import RequestError, as_json, ask, asked, refused
+from gateway.cli.common import Flags, connecting, printable
 from gateway.cli.inspect import json_option, now_ms
 from gateway.cli.tables import one_line, short_ids, span, table
 
@@ -113,7 +113,11 @@ def watch(flags: Flags) -> None:
     with session(flags, CAPS) as connected:
         events = connected.events()
         seen: set[str] = set()
-        for row in asked(connected, "exec.approval.list", {}):
+        try:
+            waiting = asked(connected, "exec.approval.list", {})
+        except RequestError as error:
+            raise refused("exec.approval.list", error) from None
+        for row in waiting:
             seen.add(row["id"])
             put(connected, row["id"], row["request"])
         for event in events:
@@ -212,7 +216,7 @@ def _answer(flags: Flags, approval_id: str, decision: str) -> None:
         try:
             asked(connected, "exec.approval.resolve", params)
         except RequestError as error:
-            raise _refused("exec.approval.resolve", error) from None
+            raise refused("exec.approval.resolve", error) from None
     click.echo(f"{decision} {one_line(approval_id)}{command}")
 
 
@@ -220,11 +224,7 @@ def _call(flags: Flags, method: str, params: dict[str, Any]) -> Any:
     try:
         return ask(flags, method, params, caps=CAPS)
     except RequestError as error:
-        raise _refused(method, error) from None
-
-
-def _refused(method: str, error: RequestError) -> Failure:
-    return Failure(f"the gateway refused {method}: {error.message}")
+        raise refused(method, error) from None
 
 
 def _facts(found: Mapping[str, Any], request: Mapping[str, Any]) -> Iterator[tuple[str, object]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.cli.common import Flags, connecting
+from gateway.cli.common import Failure, Flags, connecting
 
 if TYPE_CHECKING:
     from gateway.cli.session import Session
@@ -57,6 +57,19 @@ def call(
         raise click.UsageError("--timeout must be more than 0 seconds")
     payload = ask(flags, method, value, expect_final=expect_final, timeout=timeout)
     click.echo(as_json(payload))
+
+
+FROM_THE_HOST: Final = (
+    "Run this on the gateway's host, by its loopback address (--url ws://127.0.0.1:PORT)."
+)
+
+
+def refused(method: str, error: RequestError, hint: str | None = None) -> Failure:
+    """Say that the gateway refused, why, and what mends it: the hint, or where the right is held."""
+    text = f"the gateway refused {method}: {error.message}"
+    if hint is None and error.message.startswith("missing scope"):
+        hint = FROM_THE_HOST
+    return Failure(f"{text}. {hint}" if hint else text)
 
 
 def ask(

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 import click
 
-from gateway.cli.call import RequestError, as_json, ask
+from gateway.cli.call import RequestError, as_json, ask, refused
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.inspect import json_option, now_ms
 from gateway.cli.tables import one_line, short_ids, span, table, who
@@ -28,9 +28,6 @@ _PAIRED: Final = (
 )
 _TOKENS: Final = ("DEVICE", "NAME", "ROLE", "SCOPES", "MADE", "USED", "STATE")
 _CELL: Final = 40
-FROM_THE_HOST: Final = (
-    "Run this on the gateway's host, by its loopback address (--url ws://127.0.0.1:PORT)."
-)
 _WHY_NOT: Final = {
     "unknown-role": "The device has no such role now: operator or node, as the list says.",
     "scope-not-approved": "The device was not approved for that.",
@@ -351,7 +348,4 @@ def _call(flags: Flags, method: str, params: dict[str, Any]) -> Any:
     except RequestError as error:
         details = error.details if isinstance(error.details, Mapping) else {}
         hint = details.get("remediation") or _WHY_NOT.get(str(details.get("reason")))
-        if hint is None and error.message.startswith("missing scope"):
-            hint = FROM_THE_HOST
-        text = f"the gateway refused {method}: {error.message}"
-        raise Failure(f"{text}. {hint}" if hint else text) from None
+        raise refused(method, error, hint) from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.call import RequestError, as_json, ask
+from gateway.cli.call import RequestError, as_json, ask, refused
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.tables import one_line
 
@@ -122,7 +122,7 @@ def look(flags: Flags, method: str, params: dict[str, Any]) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = ask(flags, method, params)
     except RequestError as error:
-        raise Failure(f"the gateway refused {method}: {error.message}") from None
+        raise refused(method, error) from None
     return answer
 
 

@@ -37,7 +37,7 @@ def drain(flags: Flags, grace: float | None, reason: str | None, wait: bool) -> 
     Runs that wait for their turn are kept for the next start. Said a second time, the gateway waits no
     longer. Where a service manager starts it again, this is a restart.
     """
-    from gateway.cli.call import asked
+    from gateway.cli.call import RequestError, asked, refused
     from gateway.cli.session import session
 
     params: dict[str, Any] = {}
@@ -47,7 +47,10 @@ def drain(flags: Flags, grace: float | None, reason: str | None, wait: bool) -> 
         params["reason"] = reason
     try:
         with session(flags) as connected:
-            answer = asked(connected, "gateway.drain", params)
+            try:
+                answer = asked(connected, "gateway.drain", params)
+            except RequestError as error:
+                raise refused("gateway.drain", error) from None
             click.echo(_told(answer))
             if not wait:
                 return

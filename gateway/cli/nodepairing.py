@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from gateway.cli.call import RequestError, as_json, ask, asked
+from gateway.cli.call import RequestError, as_json, ask, asked, refused
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.inspect import json_option, now_ms
 from gateway.cli.nodes import find
@@ -106,7 +106,7 @@ def _told(method: str, call: Any) -> Any:
     try:
         return call()
     except RequestError as error:
-        raise Failure(f"the gateway refused {method}: {error.message}") from None
+        raise refused(method, error) from None
 
 
 def _described(name: str, row: Mapping[str, Any]) -> list[str]:

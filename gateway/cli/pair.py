@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.cli.call import RequestError, as_json, asked
+from gateway.cli.call import FROM_THE_HOST, RequestError, as_json, asked
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.inspect import json_option, now_ms
 from gateway.cli.tables import one_line, span, who
@@ -72,7 +72,6 @@ def pair(
     if code is not None:
         use(flags, code)
         return
-    from gateway.cli.devices import FROM_THE_HOST
     from gateway.cli.reach import reachable_url
     from gateway.cli.session import session
 

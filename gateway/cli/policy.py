@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.cli.call import RequestError, as_json, asked, parse_params
+from gateway.cli.call import RequestError, as_json, asked, parse_params, refused
 from gateway.cli.common import Failure, Flags, connecting
 from gateway.cli.inspect import json_option, now_ms
 from gateway.cli.tables import one_line, short_ids, span, table
@@ -231,4 +231,4 @@ def _asked(connected: Session, method: str, params: dict[str, Any]) -> Any:
     try:
         return asked(connected, method, params)
     except RequestError as error:
-        raise Failure(f"the gateway refused {method}: {error.message}") from None
+        raise refused(method, error) from None

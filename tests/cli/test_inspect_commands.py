@@ -118,10 +118,10 @@ def test_nothing_to_list(to_script, known, command):
 
 def test_a_gateway_that_refuses(to_script, script):
     """A refusal is one line with the method and the gateway's words, and exit status 1."""
-    script.handlers["runs.list"] = lambda c, f: c.refuse(f, "FORBIDDEN", "missing scope")
+    script.handlers["runs.list"] = lambda c, f: c.refuse(f, "FORBIDDEN", "not now")
 
     assert one_line(to_script("runs"), 1) == (
-        "gatewayctl: the gateway refused runs.list: missing scope\n"
+        "gatewayctl: the gateway refused runs.list: not now\n"
     )
 
 

@@ -91,7 +91,8 @@ def test_a_gateway_that_does_not_drain(to_script, script):
     result = to_script("drain")
 
     assert result.exit_code == 1
-    assert '"unknown method: gateway.drain"' in result.stderr
+    line = "gatewayctl: the gateway refused gateway.drain: unknown method: gateway.drain\n"
+    assert result.stderr == line
 
 
 def test_nothing_to_drain(ctl):
