@@ -21,7 +21,7 @@ class LimitsConfig(Table, frozen=True):
     handshake_timeout_s: Seconds = 15.0
     """Time to finish the handshake once the challenge has been written, in seconds."""
     preauth_payload_bytes: Bytes = 65_536
-    """Largest message before authentication, in bytes."""
+    """Largest message before authentication, and most of those that wait meanwhile, in bytes."""
     preauth_queue_frames: Count = 15
     """Messages that may wait while the handshake is being decided."""
     preauth_connections_per_address: Count = 32

@@ -76,7 +76,8 @@ EXPLANATIONS: Final[Mapping[CloseCause, Explanation]] = {
         " `/healthz`, or a client that hangs.",
     ),
     CloseCause.HANDSHAKE_OVERFLOW: Explanation(
-        "It sent too many frames while its `connect` was decided (`limits.preauth_queue_frames`).",
+        "It sent too many frames, or too large ones, while its `connect` was decided"
+        " (`limits.preauth_queue_frames`, `limits.preauth_payload_bytes`).",
         "Mend the client: it has to wait for `hello-ok`. `peer` says who it was.",
     ),
     CloseCause.PREAUTH_TOO_LARGE: Explanation(

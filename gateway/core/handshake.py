@@ -135,6 +135,7 @@ class Core:
     policy: Callable[[], DoorPolicy]
     peer: Peer
     max_queued: int
+    max_bytes: int
     locked: Locked = never_locked
     slowed: Locked = never_locked
     nonce: str = ""
@@ -229,7 +230,8 @@ def _judged(core: Core, request: Request, now_ms: int, verified: bool | None) ->
 
 @admitting.upon(Handshake.receive).loop()
 def _wait(machine: Handshake, core: Core, data: bytes, now_ms: int) -> Step:
-    if len(core.queued) >= core.max_queued:
+    size = sum(map(len, core.queued)) + len(data)
+    if len(core.queued) >= core.max_queued or size > core.max_bytes:
         machine.refuse()
         reason = CATALOGUE["too-many-frames"].text
         return Refuse(Refusal(CloseCause.HANDSHAKE_OVERFLOW, CloseCode.POLICY, reason))
@@ -297,12 +299,14 @@ def new_handshake(
     peer: Peer,
     *,
     max_queued: int,
+    max_bytes: int,
     locked: Locked = never_locked,
     slowed: Locked = never_locked,
 ) -> Handshake:
     """Return the machine of a new connection.
 
     It is judged by the policy that holds when its credential comes, not by one from before a change.
+    While it is decided ``max_queued`` frames of ``max_bytes`` in all may wait.
     ``locked`` tells what is not looked at from there, ``slowed`` what has to wait first.
     """
-    return _machines(Core(policy, peer, max_queued, locked, slowed))
+    return _machines(Core(policy, peer, max_queued, max_bytes, locked, slowed))

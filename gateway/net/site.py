@@ -22,6 +22,7 @@ from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import IResource, getChildForRequest
 
 from gateway.core.frames import encode
+from gateway.net.deadlines import Deadlines
 from gateway.net.port import (
     MAX_HEADERS,
     SECURITY_HEADERS,
@@ -80,6 +81,7 @@ class Request(http.Request):
 
     def process(self) -> None:
         """Render the resource that the path names."""
+        self.channel.site.unfinished.discard(self.channel)
         if self.channel.successor is not None:
             return
         if self.channel.too_many():
@@ -184,15 +186,19 @@ class Channel(http.HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes, in the time that there is for strangers: a request lets nobody in."""
         self._at_once = 0
-        self.site.turnstile.serve(
-            self, self._parse, data, lambda: self.successor is None and not self._gone
-        )
+        self.site.turnstile.serve(self, self._parse, data, self._ours)
+
+    def _ours(self) -> bool:
+        return self.successor is None and not self._gone
 
     def _parse(self, data: bytes) -> None:
         try:
             super().dataReceived(data)
         except ValueError:  # Twisted on a Content-Length of thousands of digits
             self._respondToBadRequestAndDisconnect()
+        begun = self._buffer or (self.requests and not self._handlingRequest)
+        if begun and self._ours() and self not in self.site.unfinished:
+            self.site.unfinished.add(self)
 
     def too_many(self) -> bool:
         """Count a request; return whether one read brought more of them than are answered."""
@@ -202,6 +208,7 @@ class Channel(http.HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection."""
         self._gone = True
+        self.site.unfinished.discard(self)
         self.site.strangers.leave(self)
         self.site.turnstile.lost(self)
         super().connectionLost(reason)
@@ -219,6 +226,10 @@ class Channel(http.HTTPChannel):
     def refuse(self, status: int, text: str) -> None:
         """Answer that no request is taken, and close."""
         self._give_to(Refused(self.site.lingering, refusal(status, text), self.site.turnstile), b"")
+
+    def too_slow(self) -> None:
+        """The time of a request is over, however often a little more of it came."""
+        self.refuse(408, "the request took too long")
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of a head, unless the connection is no longer ours."""
@@ -249,6 +260,7 @@ class Channel(http.HTTPChannel):
 
     def _give_to(self, protocol: IProtocol, data: bytes) -> None:
         self.successor = protocol
+        self.site.unfinished.discard(self)
         self.site.strangers.leave(self)
         self.site.turnstile.left(self)
         self.setTimeout(None)
@@ -286,6 +298,8 @@ class Site(http.HTTPFactory):
         self.misdirected = misdirected
         self.strangers = unlimited() if strangers is None else strangers
         self.lingering = may_read(clock, self.strangers)
+        self.unfinished = Deadlines(clock, idle_timeout, Channel.too_slow)
+        """Connections of which a part of a request has come: nothing extends its time."""
         self.turnstile = Turnstile(clock) if turnstile is None else turnstile
 
     def buildProtocol(self, addr: Any) -> Any:
@@ -299,6 +313,7 @@ class Site(http.HTTPFactory):
 
     def stopFactory(self) -> None:
         """Drop who still reads a refusal."""
+        self.unfinished.stop()
         for peer in self.lingering.stop():
             peer.abort()
 

@@ -120,6 +120,7 @@ class GatewayProtocol(Ending):
             lambda: edge.policy,
             self.remote,
             max_queued=edge.limits.preauth_queue_frames,
+            max_bytes=edge.limits.preauth_payload_bytes,
             locked=edge.locked(self.remote),
             slowed=edge.slowed(self.remote),
         )

@@ -25,6 +25,7 @@ REMOTE = Peer("192.0.2.7", 50_000, host="gateway.example")
 DEVICE = DeviceIdentity.from_seed(bytes(range(32)))
 POLICY = DoorPolicy(AuthPolicy("token", TOKEN), OriginPolicy())
 MAX_QUEUED = 15
+MAX_BYTES = 65_536
 
 
 def client(kind: str = "cli/cli", **extra: Any) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def frame(fields: Any, method: str = "connect") -> bytes:
 
 def opened(policy: DoorPolicy = POLICY, peer: Peer = LOCAL) -> Handshake:
     """Return the handshake of a connection whose challenge was written."""
-    machine = new_handshake(lambda: policy, peer, max_queued=MAX_QUEUED)
+    machine = new_handshake(lambda: policy, peer, max_queued=MAX_QUEUED, max_bytes=MAX_BYTES)
     machine.challenge(NONCE)
     return machine
 

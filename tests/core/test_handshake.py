@@ -14,6 +14,7 @@ from gateway.core.handshake import Ask, Ignore, Pass, Queued, Refuse, new_handsh
 from gateway.errors import CloseCause, CloseCode
 from tests.core.door import (
     LOCAL,
+    MAX_BYTES,
     MAX_QUEUED,
     NONCE,
     NOW_MS,
@@ -45,6 +46,21 @@ def test_a_client_is_asked_about_queued_for_and_let_in() -> None:
     assert machine.receive(b"anything", NOW_MS) == Pass()
     machine.refuse()
     assert machine.phase() == "connected"
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_waiting_frames_have_room_together(more: int, fits: bool) -> None:
+    """Frames that wait take no more than one may have, so that a slow decision costs no memory."""
+    machine = opened()
+    machine.receive(CONNECT, NOW_MS)
+    half = b" " * (MAX_BYTES // 2)
+    assert machine.receive(half, NOW_MS) == Queued()
+    step = machine.receive(half + b" " * more, NOW_MS)
+    assert (step == Queued()) is fits
+    if not fits:
+        assert isinstance(step, Refuse)
+        assert step.refusal.cause is CloseCause.HANDSHAKE_OVERFLOW
+        assert machine.phase() == "failed"
 
 
 def test_the_sixteenth_waiting_frame_is_one_too_many() -> None:
@@ -157,7 +173,7 @@ def test_params_of_any_depth_are_refused() -> None:
 
 def test_before_the_challenge_nothing_is_heard() -> None:
     """A client that speaks before it was challenged is ignored, and may still be challenged."""
-    machine = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED)
+    machine = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED, max_bytes=MAX_BYTES)
     assert machine.receive(CONNECT, NOW_MS) == Ignore()
     assert machine.phase() == "pending"
     machine.challenge(NONCE)
@@ -166,7 +182,7 @@ def test_before_the_challenge_nothing_is_heard() -> None:
 
 def test_a_machine_can_be_refused_at_any_time() -> None:
     """A connection that is gone ends its handshake, however far it came."""
-    fresh = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED)
+    fresh = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED, max_bytes=MAX_BYTES)
     challenged, admitting = opened(), opened()
     admitting.receive(CONNECT, NOW_MS)
     admitting.receive(b"{}", NOW_MS)
@@ -190,7 +206,7 @@ def test_a_machine_that_ended_keeps_no_frames() -> None:
 
 def test_the_nonce_of_another_connection_proves_nothing() -> None:
     """A recorded connect request is refused by a connection with its own challenge."""
-    machine = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED)
+    machine = new_handshake(lambda: POLICY, LOCAL, max_queued=MAX_QUEUED, max_bytes=MAX_BYTES)
     machine.challenge("another nonce")
     step = machine.receive(CONNECT, NOW_MS)
     assert isinstance(step, Refuse)
@@ -209,7 +225,7 @@ class HandshakeModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.machine = new_handshake(lambda: POLICY, LOCAL, max_queued=2)
+        self.machine = new_handshake(lambda: POLICY, LOCAL, max_queued=2, max_bytes=MAX_BYTES)
         self.state = "fresh"
         self.queued: list[bytes] = []
 

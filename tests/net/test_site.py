@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 
 from gateway.net.callers import TRUSTED, Verdict
 from gateway.net.http import Ready
-from gateway.net.site import MAX_BODY
+from gateway.net.site import IDLE_S, MAX_BODY
 from tests.net.web import PATHS, Answer, Web
 from tests.net.wire import Wire, head, masked, upgrade
 
@@ -101,6 +101,57 @@ def test_connection_close_is_obeyed(web: Web) -> None:
         wire.receive(data)
         assert Answer(wire.sent).status == 200
         assert wire.log[-1] == ("lose",)
+
+
+SLOW = {
+    "a body": head("/healthz", "POST", Content_Length="60000"),
+    "chunks": head("/healthz", "POST", Transfer_Encoding="chunked"),
+    "a second head": head("/healthz") + b"G",
+}
+
+
+@pytest.mark.parametrize("begun", SLOW.values(), ids=list(SLOW))
+def test_nothing_extends_the_time_of_a_request(web: Web, begun: bytes) -> None:
+    """Who sends a request a byte at a time is told after 30 s that it took too long (attack 14)."""
+    wire = web.connect()
+    wire.receive(begun)
+    for _ in range(2):
+        web.clock.advance(IDLE_S / 2 - 1)
+        wire.receive(b"1")
+    assert b" 408 " not in wire.sent
+    web.clock.advance(2)
+    assert b"HTTP/1.1 408 " in wire.sent
+    assert len(web.site.unfinished) == 0
+
+
+def test_a_request_that_takes_its_time_is_answered(web: Web) -> None:
+    """Twin: one that is whole before its time is over is, and the next one has its own time."""
+    wire = web.connect()
+    for number in (1, 2):
+        wire.receive(head("/healthz", "POST", Content_Length="3"))
+        for _ in range(3):
+            web.clock.advance(IDLE_S / 4)
+            wire.receive(b"x")
+        assert wire.sent.count(b"HTTP/1.1 ") == number
+        assert len(web.site.unfinished) == 0
+    web.clock.advance(IDLE_S / 4)
+    assert b" 408 " not in wire.sent
+
+
+@pytest.mark.parametrize("end", ["lost", "refused", "stopped"])
+def test_no_time_is_left_behind(web: Web, end: str) -> None:
+    """With its connection, or the port, the time of a request ends."""
+    wire = web.connect()
+    wire.receive(SLOW["a body"])
+    assert len(web.site.unfinished) == 1
+    if end == "lost":
+        wire.lose()
+    elif end == "refused":
+        wire.receive(b"x" * 10)
+        wire.protocol.refuse(503, "no")
+    else:
+        web.site.stopFactory()
+    assert len(web.site.unfinished) == 0
 
 
 def test_idle_connection_is_closed(web: Web) -> None:
